@@ -188,7 +188,7 @@ class Failure(Message):
     reason: str = _wire(_SENTENCE)
 
 
-# --- the join door (ALPN upswarm-join/1) -------------------------------------------------------------------------------
+# --- the join door (ALPN upswarm-join/1) ---
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -537,7 +537,7 @@ class Withdraw(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Message):
-    """Receiver -> holder: I want this tag; tell me what you have, and what you get. Answered by Offer or NotHeld."""
+    """Receiver -> holder: I want this tag; tell me what you have and get. Answered by Offer or NotHeld."""
 
     TYPE: ClassVar[int] = 48
 

@@ -1,0 +1,290 @@
+"""One link: a secure stream that speaks messages. One writer task, one reader, and a watch for silence.
+
+``post`` queues a control message and never waits; ``send_block`` waits until its bytes are on their way. Control
+frames go between blocks, so none waits behind more than one block. Pings, Pongs and Goodbyes are dealt with here.
+Which messages are legal is decided in protocol/connection.py; what they mean is not our business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import trio
+
+from protocol import messages as m
+from protocol.connection import Connection
+from protocol.errors import LinkLost, LocalProtocolError, RemoteProtocolError
+from protocol.limits import BLOCK_BYTES, HELLO_SECONDS_MAX, SENTENCE_BYTES_MAX, SILENCE_SECONDS_MAX
+from runtime.identity import Peer
+from runtime.seam import SecureStream
+
+# Control bytes we keep for a reader who does not read: four manifests and change. Beyond that they are too slow.
+CONTROL_BYTES_MAX = 2 * 1024 * 1024
+# A goodbye is a courtesy; it may not hold up the one who leaves.
+GOODBYE_SECONDS_MAX = 2.0
+
+
+class Link:
+    """A link to ``peer``. ``await open()``, then ``run()`` in a nursery beside whoever calls ``receive()``."""
+
+    def __init__(self, stream: SecureStream, peer: Peer, connection: Connection, *, dialled: bool) -> None:
+        self.peer = peer
+        self.dialled = dialled
+        self.remote = stream.remote
+        self.lost: str | None = None  # why it ended, once it has
+        self.round_trip_seconds: float | None = None
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._stream = stream
+        self._connection = connection
+        self._control: list[bytes] = []
+        self._control_bytes = 0
+        self._block: tuple[bytes, memoryview, trio.Event] | None = None
+        self._wake = trio.Event()
+        self._ended = trio.Event()
+        self._closing = False
+        self._heard_at = trio.current_time()
+        self._ping_number = 0
+        self._ping_sent_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<link to {self.peer.role} {self.peer.node[:8]} {self.remote}>"
+
+    @property
+    def hello(self) -> m.Hello:
+        """What they said of themselves; there after ``open()``."""
+        assert self._connection.hello is not None
+        return self._connection.hello
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What both sides can do."""
+        return self._connection.features
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still makes sense to post."""
+        return self.lost is None and not self._closing
+
+    async def open(self, hello: m.Hello) -> None:
+        """Exchange Hello; the listener speaks first.
+
+        Raises:
+            LinkLost: they went away, or said Goodbye instead (its reason is in the text).
+            RemoteProtocolError: they do not speak our protocol.
+        """
+        try:
+            with trio.fail_after(HELLO_SECONDS_MAX):
+                if not self.dialled:
+                    await self._stream.send_all(self._connection.send(hello))
+                message = await self._next_message()
+                if isinstance(message, m.Goodbye):
+                    raise LinkLost(f"{self.remote} refused: {message.code}: {message.reason}")
+                if message is None:
+                    raise LinkLost(f"{self.remote} hung up before Hello")
+                if self.dialled:
+                    await self._stream.send_all(self._connection.send(hello))
+        except trio.TooSlowError as error:
+            raise LinkLost(f"{self.remote} said no Hello in {HELLO_SECONDS_MAX:.0f} s") from error
+
+    # --- sending ---
+
+    def post(self, message: m.Message) -> None:
+        """Queue a control message. A link that has ended swallows it: who cares hears of the end by ``receive``."""
+        if not self.alive:
+            return
+        data = self._connection.send(message)
+        self._control.append(data)
+        self._control_bytes += len(data)
+        if self._control_bytes > CONTROL_BYTES_MAX:
+            self._end(f"{self.remote} does not read: {self._control_bytes} bytes of messages wait")
+            return
+        self._wake.set()
+
+    async def send_block(self, block: m.Block, data: memoryview) -> None:
+        """Send a block and its bytes; return when they have left us. One caller at a time.
+
+        Raises:
+            LinkLost: the link ended before.
+        """
+        if not self.alive:
+            raise LinkLost(self.lost or "closing")
+        if self._block is not None or len(data) != block.length:
+            raise LocalProtocolError("one block at a time, of the announced length")
+        done = trio.Event()
+        self._block = (self._connection.send(block), data, done)
+        self._wake.set()
+        await done.wait()
+        if self.lost is not None:
+            raise LinkLost(self.lost)
+
+    def close(self, code: str = "bye", reason: str = "") -> None:
+        """Say Goodbye after what is queued, and end. Does not wait."""
+        if self.alive:
+            # Cut to bytes, not characters: the limit is on the wire.
+            text = reason.encode("utf-8")[:SENTENCE_BYTES_MAX].decode("utf-8", "ignore")
+            self.post(m.Goodbye(code=code, reason=text))
+            self._closing = True
+            self._wake.set()
+
+    async def wait_ended(self) -> None:
+        """Wait until the link is gone."""
+        await self._ended.wait()
+
+    # --- receiving ---
+
+    async def receive(self) -> m.Message | None:
+        """Return the next message that is not dealt with here; None when they said Goodbye or hung up between frames.
+
+        After a Block, ``receive_raw`` must be called before this again.
+
+        Raises:
+            LinkLost: the connection broke.
+            RemoteProtocolError: they broke a rule; they have been told, and the link ends.
+        """
+        try:
+            while True:
+                message = await self._next_message()
+                if message is None:
+                    self._end("they hung up")
+                    return None
+                if isinstance(message, m.Ping):
+                    self.post(m.Pong(number=message.number))
+                elif isinstance(message, m.Pong):
+                    self._pong(message)
+                elif isinstance(message, m.Goodbye):
+                    self._end(f"they said goodbye: {message.code}: {message.reason}")
+                    return None
+                else:
+                    return message
+        except RemoteProtocolError as error:
+            self.close("protocol-error", str(error))
+            raise
+        except LinkLost as error:
+            self._end(str(error))
+            raise
+
+    async def receive_raw(self, target: memoryview) -> None:
+        """Put the bytes of the Block that just came into ``target`` (of its length).
+
+        Raises:
+            LinkLost: the connection broke before they were all there.
+        """
+        self._connection.receive_raw(target)
+        while self._connection.in_raw:
+            count = await self._fill()
+            if count == 0:
+                self._end("they hung up within a block")
+                raise LinkLost(f"{self.remote} hung up within a block")
+
+    async def messages(self) -> AsyncIterator[m.Message]:
+        """Iterate over ``receive()`` until the link ends."""
+        while (message := await self.receive()) is not None:
+            yield message
+
+    async def _next_message(self) -> m.Message | None:
+        while True:
+            message = self._connection.next_message()
+            if message is not None:
+                return message
+            if await self._fill() == 0:
+                self._connection.receive_end()
+                return None
+
+    async def _fill(self) -> int:
+        count = await self._stream.receive_into(self._connection.wanted())
+        if count:
+            self._heard_at = trio.current_time()
+            self.bytes_received += count
+            self._connection.filled(count)
+        return count
+
+    def _pong(self, pong: m.Pong) -> None:
+        if pong.number == self._ping_number and self._ping_sent_at is not None:
+            self.round_trip_seconds = trio.current_time() - self._ping_sent_at
+            self._ping_sent_at = None
+
+    # --- living ---
+
+    async def run(self) -> None:
+        """Write what is to be written until the link ends; the stream is closed then. Never raises for their faults."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_silence)
+                try:
+                    await self._write()
+                    self._end("closed by us")
+                except LinkLost as error:
+                    self._end(str(error))
+                nursery.cancel_scope.cancel()
+        finally:
+            self._end("closed by us")
+
+    def ping(self) -> None:
+        """Measure the round trip now."""
+        if self._ping_sent_at is None:
+            self._ping_number = (self._ping_number + 1) % 2**32
+            self._ping_sent_at = trio.current_time()
+            self.post(m.Ping(number=self._ping_number))
+
+    async def _write(self) -> None:
+        while self.lost is None:
+            if self._control:
+                data = b"".join(self._control)
+                self._control.clear()
+                await self._send((data,))
+                self._control_bytes -= len(data)
+            elif self._closing:
+                return
+            elif self._block is not None:
+                header, raw, done = self._block
+                await self._send((header, raw))
+                self._block = None
+                done.set()
+            else:
+                self._wake = trio.Event()
+                await self._wake.wait()
+
+    async def _send(self, parts: tuple[bytes | memoryview, ...]) -> None:
+        size = sum(len(part) for part in parts)
+        # Whoever takes less than a default block in the time we wait for any sign of life is as good as gone.
+        seconds = SILENCE_SECONDS_MAX * max(1.0, size / BLOCK_BYTES)
+        try:
+            with trio.fail_after(GOODBYE_SECONDS_MAX if self._closing else seconds):
+                await self._stream.send_parts(parts)
+        except trio.TooSlowError as error:
+            raise LinkLost(f"{self.remote} takes nothing") from error
+        self.bytes_sent += size
+
+    async def _watch_silence(self) -> None:
+        while True:
+            await trio.sleep(SILENCE_SECONDS_MAX / 3)
+            silent_seconds = trio.current_time() - self._heard_at
+            if silent_seconds >= SILENCE_SECONDS_MAX:
+                self._end(f"nothing heard for {silent_seconds:.0f} s")
+                return
+            self.ping()
+
+    def _end(self, reason: str) -> None:
+        if self.lost is None:
+            self.lost = reason
+            self._stream.close()
+            if self._block is not None:
+                self._block[2].set()
+            self._wake.set()
+            self._ended.set()
+
+
+@contextlib.asynccontextmanager
+async def running(link: Link) -> AsyncIterator[Link]:
+    """Run ``link`` while the block lasts; then it says goodbye and ends."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        try:
+            yield link
+        finally:
+            link.close()
+            with trio.move_on_after(GOODBYE_SECONDS_MAX, shield=True):
+                await link.wait_ended()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,321 @@
+"""The real side of the seam: this machine's clock, threads, disk, sockets and SQLite. Thin on purpose.
+
+What decides is elsewhere; here foreign errors become ours. Considered: trio's SocketStream for sockets; its receive
+copies each piece once more, and bulk data is what this project is about.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import secrets
+import socket as stdlib_socket
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+from protocol.errors import ConfigError, LinkLost, StorageBroken, StorageFull
+from protocol.ids import format_address
+from runtime.database import SqliteDatabase
+from runtime.seam import Buffer, ByteStream, Database, File, FileStatus, Listener, Runtime
+from runtime.tls import TlsSecurity
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+DIAL_SECONDS_MAX = 10.0
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Connections that died before we took them, and moments without descriptors: neither is the listener's fault.
+_ACCEPT_AGAIN = {errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH, errno.ENETDOWN}
+_ACCEPT_PAUSE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+ACCEPT_PAUSE_SECONDS = 0.1
+
+
+def _write_error(error: OSError, what: str) -> StorageFull | StorageBroken:
+    if error.errno in _NO_ROOM:
+        return StorageFull(f"{what}: {error.strerror}")
+    return StorageBroken(f"{what}: {error}")
+
+
+class RealClock:
+    """This machine's clocks. ``monotonic`` is trio's, so that a mock clock moves it too."""
+
+    def monotonic(self) -> float:
+        return trio.current_time()
+
+    def wall(self) -> float:
+        return time.time()
+
+
+class RealFile:
+    """An open descriptor."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self._path = path
+
+    def read_into(self, target: memoryview, offset: int) -> int:
+        done = 0
+        while done < len(target):
+            count = os.preadv(self._descriptor, [target[done:]], offset + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def write(self, data: Buffer, offset: int) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                count = os.pwrite(self._descriptor, rest, offset)
+                offset += count
+                rest = rest[count:]
+        except OSError as error:
+            raise _write_error(error, f"write {self._path.name}") from error
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise StorageBroken(f"fdatasync {self._path.name}: {error}") from error
+
+    def resize(self, size_bytes: int) -> None:
+        try:
+            if size_bytes > os.fstat(self._descriptor).st_size:
+                try:
+                    os.posix_fallocate(self._descriptor, 0, size_bytes)
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                        raise
+            os.ftruncate(self._descriptor, size_bytes)
+        except OSError as error:
+            raise _write_error(error, f"resize {self._path.name}") from error
+
+    def status(self) -> FileStatus:
+        return _status(os.fstat(self._descriptor))
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _status(status: os.stat_result) -> FileStatus:
+    if stat.S_ISREG(status.st_mode):
+        kind = "file"
+    elif stat.S_ISDIR(status.st_mode):
+        kind = "folder"
+    elif stat.S_ISLNK(status.st_mode):
+        kind = "link"
+    else:
+        kind = "other"
+    return FileStatus(kind, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+class RealDisk:
+    """This machine's file systems."""
+
+    def open_read(self, path: Path, *, follow: bool = False) -> File:
+        # O_NONBLOCK: opening a named pipe must not hang; it changes nothing for regular files.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+        descriptor = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return RealFile(descriptor, path)
+
+    def open_write(self, path: Path) -> File:
+        try:
+            return RealFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), path)
+        except OSError as error:
+            raise _write_error(error, f"open {path.name}") from error
+
+    def status(self, path: Path) -> FileStatus:
+        return _status(path.lstat())
+
+    def list_folder(self, path: Path) -> list[str]:
+        return sorted(entry.name for entry in path.iterdir())
+
+    def make_folder(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        parent = path.parent
+        self.make_folder(parent)
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise _write_error(error, f"make folder {path}") from error
+        self.sync_folder(parent)
+
+    def rename(self, source: Path, target: Path) -> None:
+        try:
+            source.rename(target)
+        except OSError as error:
+            raise _write_error(error, f"rename {source.name}") from error
+
+    def link_new(self, source: Path, target: Path) -> bool:
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _write_error(error, f"link {target.name}") from error
+        return True
+
+    def remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _write_error(error, f"remove {path.name}") from error
+
+    def sync_folder(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageBroken(f"fsync of folder {path}: {error}") from error
+
+    def free_bytes(self, path: Path) -> int:
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
+    def read_small(self, path: Path, bytes_max: int = 1 << 20) -> bytes:
+        with open(path, "rb") as file:
+            data = file.read(bytes_max + 1)
+        if len(data) > bytes_max:
+            raise OSError(errno.EFBIG, f"more than {bytes_max} bytes", str(path))
+        return data
+
+    def write_small(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            try:
+                os.fchmod(descriptor, mode)
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.rename(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise _write_error(error, f"write {path.name}") from error
+        self.sync_folder(path.parent)
+
+
+class TcpStream:
+    """A connected TCP socket."""
+
+    def __init__(self, socket: trio.socket.SocketType, remote: str) -> None:
+        self._socket = socket
+        self._remote = remote
+        socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        # What the kernel cannot deliver for a minute is lost; without this a vanished peer holds a link for 15 minutes.
+        if hasattr(stdlib_socket, "TCP_USER_TIMEOUT"):
+            socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, 60_000)
+
+    @property
+    def remote(self) -> str:
+        return self._remote
+
+    async def send_all(self, data: Buffer) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[await self._socket.send(rest) :]
+        except (OSError, trio.ClosedResourceError) as error:
+            raise LinkLost(f"{self._remote}: {error}") from error
+
+    async def receive_into(self, target: memoryview) -> int:
+        try:
+            return await self._socket.recv_into(target)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise LinkLost(f"{self._remote}: {error}") from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class TcpListener:
+    """A listening TCP socket."""
+
+    def __init__(self, socket: trio.socket.SocketType) -> None:
+        self._socket = socket
+        host, port = socket.getsockname()[:2]
+        self._address = format_address(host, port)
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    async def accept(self) -> ByteStream:
+        while True:
+            try:
+                socket, remote = await self._socket.accept()
+                return TcpStream(socket, format_address(remote[0], remote[1]))
+            except OSError as error:
+                if error.errno in _ACCEPT_PAUSE:
+                    await trio.sleep(ACCEPT_PAUSE_SECONDS)
+                elif error.errno not in _ACCEPT_AGAIN:
+                    raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class TcpNetwork:
+    """TCP over IPv4 and IPv6."""
+
+    async def dial(self, host: str, port: int) -> ByteStream:
+        try:
+            with trio.fail_after(DIAL_SECONDS_MAX):
+                stream = await trio.open_tcp_stream(host, port)
+        except (OSError, trio.TooSlowError) as error:
+            raise LinkLost(f"{format_address(host, port)}: {error or 'no answer'}") from error
+        return TcpStream(stream.socket, format_address(host, port))
+
+    async def listen(self, host: str, port: int) -> Listener:
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host, backlog=512)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {format_address(host, port)}: {error.strerror or error}") from error
+        for spare in listeners[1:]:
+            spare.socket.close()
+        return TcpListener(listeners[0].socket)
+
+
+async def run_sync(work: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Call ``work`` in a thread of trio's pool."""
+    return await trio.to_thread.run_sync(work, *args)
+
+
+async def open_database(path: Path, schema: str) -> Database:
+    """Open or create a SQLite database."""
+    return await SqliteDatabase.open(path, schema, run_sync)
+
+
+def real_runtime() -> Runtime:
+    """Return the runtime that production uses."""
+    return Runtime(
+        clock=RealClock(),
+        random=random.Random(secrets.token_bytes(32)),
+        token_bytes=secrets.token_bytes,
+        network=TcpNetwork(),
+        disk=RealDisk(),
+        security=TlsSecurity(),
+        run_sync=run_sync,
+        open_database=open_database,
+        cores=os.cpu_count() or 1,
+        machine_name=stdlib_socket.gethostname()[:48],
+    )
