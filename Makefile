@@ -1,0 +1,43 @@
+# Everything works from a fresh clone: the first command makes .venv and installs this project into it.
+#
+#   make demo    a whole swarm on this machine: real processes, real sockets
+#   make test    all tests; first in parallel, then alone those that measure rates
+#   make check   linters and types
+#   make soak    kills, restarts, kills: long
+#   make sim     the simulated swarm: many seeds
+#   make bench   measures this machine; docs/testing.md says how to read it
+
+PYTEST := .venv/bin/python -m pytest
+
+.PHONY: demo test check soak sim bench vectors venv
+
+demo: venv
+	.venv/bin/upswarm demo
+
+# Tests marked "timing" measure rates; with others beside them they would measure the others. Exit code 5 of pytest
+# means that none is marked.
+test: venv
+	$(PYTEST) -n 2 -m "not timing and not soak"
+	$(PYTEST) -m "timing and not soak" || test $$? -eq 5
+
+check: venv
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m flake8 .
+	.venv/bin/python -m mypy
+
+soak: venv
+	$(PYTEST) -m soak --timeout=0
+
+sim: venv
+	$(PYTEST) tests/simulation
+
+bench: venv
+	.venv/bin/python -m bench
+
+# The byte vectors are the law once they are checked in: read the difference before you commit it.
+vectors: venv
+	.venv/bin/python scripts/write_vectors.py
+
+venv:
+	@scripts/prepare-venv

@@ -1,0 +1,20 @@
+"""What all tests share: how hypothesis draws.
+
+``steady`` draws the same examples in every run, so that a red run is about the change and nothing else. ``explore``
+draws new ones: ``HYPOTHESIS_PROFILE=explore make test``; what it finds becomes an ``@example`` or a test.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadline for one example, and none for drawing it: test machines share their cores with other work.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "explore", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
