@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import BinaryIO, TypeVar, TypeVarTuple
 
 import trio
 
@@ -34,6 +34,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ACCEPT_AGAIN = {errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH, errno.ENETDOWN}
 _ACCEPT_PAUSE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 ACCEPT_PAUSE_SECONDS = 0.1
+_SECRET_BYTES_MAX = 64 * 1024
 
 
 def _write_error(error: OSError, what: str) -> StorageFull | StorageBroken:
@@ -118,6 +119,13 @@ def _status(status: os.stat_result) -> FileStatus:
     return FileStatus(kind, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
+def _read_whole(file: BinaryIO, path: Path, bytes_max: int) -> bytes:
+    data = file.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise OSError(errno.EFBIG, f"more than {bytes_max} bytes", str(path))
+    return data
+
+
 class RealDisk:
     """This machine's file systems."""
 
@@ -190,10 +198,17 @@ class RealDisk:
 
     def read_small(self, path: Path, bytes_max: int = 1 << 20) -> bytes:
         with open(path, "rb") as file:
-            data = file.read(bytes_max + 1)
-        if len(data) > bytes_max:
-            raise OSError(errno.EFBIG, f"more than {bytes_max} bytes", str(path))
-        return data
+            return _read_whole(file, path, bytes_max)
+
+    def read_secret(self, path: Path) -> bytes:
+        with open(path, "rb") as file:
+            # Judged by the open descriptor: the name may be given to another file in between.
+            status = os.fstat(file.fileno())
+            if status.st_mode & 0o077:
+                raise ConfigError(f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets others at it; chmod 0600 it")
+            if status.st_uid not in (os.geteuid(), 0):
+                raise ConfigError(f"{path}: belongs to user {status.st_uid}, not to {os.geteuid()}; chown it")
+            return _read_whole(file, path, _SECRET_BYTES_MAX)
 
     def write_small(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")

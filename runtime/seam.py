@@ -199,6 +199,14 @@ class Disk(Protocol):
         """Return a whole small file; ``OSError`` when it is larger than ``bytes_max``."""
         ...
 
+    def read_secret(self, path: Path) -> bytes:
+        """Return a small file that nobody but its owner may touch: ``OSError`` as ``read_small``.
+
+        Raises:
+            ConfigError: others may read or write it, or it belongs to somebody else; a secret in it is none any more.
+        """
+        ...
+
     def write_small(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
         """Write a whole small file so that after a crash it is the old one or the new one, durable when it returns."""
         ...
