@@ -1,0 +1,85 @@
+"""Where a program keeps its things on this machine. Decides paths only; makes no folder and reads no file.
+
+With a home everything stands under it; without one in the platform's usual places. Imports no trio: the command line
+uses it too.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_config_path, user_state_path
+
+from protocol.errors import ConfigError
+
+Program = Literal["daemon", "storage", "tracker"]
+PROGRAMS: tuple[Program, ...] = ("daemon", "storage", "tracker")
+
+# sockaddr_un holds 108 bytes on Linux and 104 elsewhere, with a closing NUL; a little is kept back for whoever
+# appends a suffix.
+SOCKET_PATH_BYTES_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The paths of one program. ``home`` None: the platform's places."""
+
+    home: Path | None
+    program: Program
+    state: Path
+    control_socket: Path
+    config_file: Path
+
+    @classmethod
+    def of(cls, home: Path | None, program: str) -> Places:
+        """Return the places of ``program``: daemon, storage or tracker.
+
+        Raises:
+            ConfigError: the control socket's path would be too long for the operating system.
+        """
+        known = next((name for name in PROGRAMS if name == program), None)
+        if known is None:
+            raise ConfigError(f"{program!r} is no program: {', '.join(PROGRAMS)} are")
+        if home is not None:
+            home = home.expanduser().absolute()
+            places = cls(home, known, home / known, home / known / "control.sock", home / "upswarm.toml")
+        else:
+            state = user_state_path("upswarm", appauthor=False) / known
+            places = cls(
+                None,
+                known,
+                state,
+                (_session_folder(known) or state) / "control.sock",
+                user_config_path("upswarm", appauthor=False) / "upswarm.toml",
+            )
+        check_socket_path(places.control_socket)
+        return places
+
+    @property
+    def identity(self) -> Path:
+        """The folder of key, certificate and whatever else makes this node a member."""
+        return self.state / "identity"
+
+
+def _session_folder(program: str) -> Path | None:
+    """Return the folder for ``program`` (the control server locks it) below the session's, when the system made one.
+
+    Considered: platformdirs. It falls back to a folder below /tmp, which others could make first, and warns each time.
+    """
+    session = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+    if session.is_absolute() and session.is_dir() and os.access(session, os.W_OK | os.X_OK):
+        return session / "upswarm" / program
+    return None
+
+
+def check_socket_path(path: Path) -> None:
+    """Raise ``ConfigError`` when no Unix socket can have this path."""
+    size = len(os.fsencode(path))
+    if size > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(
+            f"{path}: {size} bytes are too long for the path of a Unix socket (at most {SOCKET_PATH_BYTES_MAX}); "
+            "use a shorter --home"
+        )
