@@ -7,6 +7,7 @@ copies each piece once more, and bulk data is what this project is about.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import secrets
@@ -59,6 +60,11 @@ class RealFile:
     def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
         self._path = path
+
+    @property
+    def descriptor(self) -> int:
+        """The number of the descriptor, for what only the real disk does with it."""
+        return self._descriptor
 
     def read_into(self, target: memoryview, offset: int) -> int:
         done = 0
@@ -138,7 +144,7 @@ class RealDisk:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         return RealFile(descriptor, path)
 
-    def open_write(self, path: Path) -> File:
+    def open_write(self, path: Path) -> RealFile:
         try:
             return RealFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), path)
         except OSError as error:
@@ -191,6 +197,18 @@ class RealDisk:
                 os.close(descriptor)
         except OSError as error:
             raise StorageBroken(f"fsync of folder {path}: {error}") from error
+
+    def lock(self, path: Path) -> File | None:
+        file = self.open_write(path)
+        try:
+            fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError as error:
+            file.close()
+            raise _write_error(error, f"lock {path.name}") from error
+        return file
 
     def free_bytes(self, path: Path) -> int:
         status = os.statvfs(path)

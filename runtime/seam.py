@@ -191,6 +191,13 @@ class Disk(Protocol):
         """Make renames and removals in a folder durable."""
         ...
 
+    def lock(self, path: Path) -> File | None:
+        """Take the lock file ``path`` for this process; held until it is closed or the process ends, however it ends.
+
+        None: another one holds it.
+        """
+        ...
+
     def free_bytes(self, path: Path) -> int:
         """Return how many bytes we may still write under ``path``."""
         ...
