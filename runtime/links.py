@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Protocol
 
 import structlog
@@ -29,7 +30,7 @@ log = structlog.get_logger()
 # Sockets that have not proven who they are: per address, and in all. 51 KiB each at most.
 STRANGERS_PER_HOST_MAX = 32
 STRANGERS_MAX = 1024
-AGENT = "upswarm/0.1.0"
+AGENT = f"upswarm/{metadata.version('upswarm')}"
 FEATURES: tuple[str, ...] = ()
 
 
