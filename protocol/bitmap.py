@@ -100,6 +100,13 @@ class Bitmap:
         """Whether every chunk is in."""
         return self._bits == (1 << self.length) - 1
 
+    def first_from(self, start: int) -> int:
+        """Return the lowest index that is not below ``start``, or the lowest of all. The set must not be empty."""
+        assert self._bits
+        above = self._bits >> start << start
+        bits = above or self._bits
+        return (bits & -bits).bit_length() - 1
+
     def copy(self) -> Bitmap:
         """Return an independent copy."""
         return Bitmap(self.length, self._bits)

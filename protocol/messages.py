@@ -560,7 +560,7 @@ class Offer(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotHeld(Message):
-    """Holder -> receiver: I have nothing of that (any more). Voids the offer and all its requests."""
+    """Holder -> receiver: I have nothing of that (any more). The offer is void; open requests still get a Reject."""
 
     TYPE: ClassVar[int] = 50
 
@@ -579,7 +579,7 @@ class Have(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Message):
-    """Receiver -> holder: send me this block. Answered by Block or Reject; withdrawn by Cancel."""
+    """Receiver -> holder: send me this block. Answered exactly once: by Block or by Reject, also after Cancel."""
 
     TYPE: ClassVar[int] = 52
 
@@ -603,7 +603,7 @@ class Block(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject(Message):
-    """Holder -> receiver: not this block. ``code`` is gone (I no longer have it) or busy."""
+    """Holder -> receiver: not this block. ``code`` is gone (I no longer have it), busy, or cancelled (by you)."""
 
     TYPE: ClassVar[int] = 54
 
@@ -616,7 +616,7 @@ class Reject(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(Message):
-    """Receiver -> holder: that request is superfluous. The block may still come; it is then dropped."""
+    """Receiver -> holder: that request is superfluous. Its block may be on the way already, else Reject answers."""
 
     TYPE: ClassVar[int] = 55
 

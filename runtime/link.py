@@ -115,7 +115,12 @@ class Link:
         done = trio.Event()
         self._block = (self._connection.send(block), data, done)
         self._wake.set()
-        await done.wait()
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            # The writer may be in the middle of it, and the caller will use the buffer for something else.
+            self._end("we left within a block")
+            raise
         if self.lost is not None:
             raise LinkLost(self.lost)
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Buffer = bytes | bytearray | memoryview
+Random = random.Random  # the type; the generator itself is ``Runtime.random``
 
 
 class Clock(Protocol):
@@ -264,7 +265,7 @@ class Runtime:
     """What a program gets from outside. ``random`` is one generator: draw from it in one place or fork it."""
 
     clock: Clock
-    random: random.Random
+    random: Random
     token_bytes: Callable[[int], bytes]
     network: Network
     disk: Disk

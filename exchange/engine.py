@@ -1,0 +1,260 @@
+"""A node's whole trade in chunks: its sessions, its swarms, its uplink. The one object that programs hold.
+
+``run`` is the sending side and must be running while sessions are open. What the node holds it learns from
+``Holdings``, which the program implements; what the program wants it says by ``fetch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from exchange.buffers import BufferPool
+from exchange.session import Session
+from exchange.spool import Spool
+from exchange.strikes import Strikes
+from exchange.swarm import OnVerified, Swarm
+from exchange.uplink import Purpose, Uplink, Wanted
+from protocol.bitmap import Bitmap
+from protocol.errors import LinkLost
+from protocol.ids import NodeId, Tag
+from protocol.limits import MIB
+from protocol.manifest import Layout, Manifest
+from protocol.messages import Ask
+from runtime.link import Link
+from runtime.seam import Runtime
+
+log = structlog.get_logger()
+
+# Blocks that have arrived and are not written yet, and blocks that are read and not sent yet: both bound memory,
+# however many links there are.
+RECEIVING_BYTES_MAX = 32 * MIB
+SENDING_BYTES_MAX = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What this node holds of a tag. ``own``: our user put or shares it, else we only help."""
+
+    layout: Layout
+    bitmap: Bitmap
+    own: bool
+
+
+class Holdings(Protocol):
+    """What this node can serve; implemented by each program."""
+
+    def holding(self, tag: Tag) -> Held | None:
+        """Return what is held of ``tag``: only what is verified and, on a storage node, durable."""
+        ...
+
+    async def manifest(self, tag: Tag) -> Manifest | None:
+        """Return the manifest of a tag that is held."""
+        ...
+
+    async def read_block(self, tag: Tag, chunk: int, offset: int, target: memoryview) -> None:
+        """Fill ``target``.
+
+        Raises:
+            ChunkMissing: it is not held any more.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Bytes since the start. ``wasted``: received and of no use."""
+
+    sent_own_bytes: int
+    sent_help_bytes: int
+    received_bytes: int
+    wasted_bytes: int
+    sessions: int
+    swarms: int
+    paused: bool
+
+
+class Engine:
+    """See the module. Budgets are bytes per second; None is no cap, 0 lets nothing pass."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        holdings: Holdings,
+        *,
+        up_bytes_per_second: float | None = None,
+        help_bytes_per_second: float | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.holdings = holdings
+        self.paused = False
+        self.strikes = Strikes()
+        self.uplink = Uplink(runtime.clock.monotonic(), up_bytes_per_second, help_bytes_per_second)
+        self.receiving = BufferPool(RECEIVING_BYTES_MAX)
+        self.sending = BufferPool(SENDING_BYTES_MAX)
+        self.received_bytes = 0
+        self.wasted_bytes = 0
+        self._sent_bytes = {Purpose.OWN: 0, Purpose.HELP: 0}
+        self._sessions: dict[int, Session] = {}
+        self._swarms: dict[Tag, Swarm] = {}
+        self._numbers = 0
+        self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hand out the uplink until cancelled."""
+        async with trio.open_nursery() as sending:
+            self._nursery = sending
+            task_status.started()
+            try:
+                while True:
+                    self._wake = trio.Event()
+                    while (grant := self.uplink.next_grant(self._now())) is not None:
+                        self._sessions[grant.link].grant(grant.wanted)
+                    wait_seconds = self.uplink.wait_seconds(self._now())
+                    # A wait of no time at all would not let anybody else run.
+                    with trio.move_on_after(max(wait_seconds, 0.001)):
+                        await self._wake.wait()
+            finally:
+                self._nursery = None
+
+    def set_budgets(self, *, up: float | None, help: float | None) -> None:
+        """Use other caps from now on."""
+        self.uplink.change(self._now(), up, help)
+        self._wake.set()
+
+    def set_paused(self, paused: bool) -> None:
+        """Serve nothing and request nothing while paused."""
+        self.paused = self.uplink.paused = paused
+        self._wake.set()
+
+    @asynccontextmanager
+    async def session(self, link: Link) -> AsyncIterator[Session]:
+        """Open the exchange over ``link`` while the block lasts.
+
+        Raises:
+            LinkLost: the engine is not running (any more).
+        """
+        if self._nursery is None:
+            raise LinkLost("we are stopping")
+        self._numbers += 1
+        session = Session(self, link, self._numbers)
+        self._sessions[session.number] = session
+        self._nursery.start_soon(session.run, name=f"send to {link.peer.node[:8]}")
+        try:
+            yield session
+        finally:
+            del self._sessions[session.number]
+            session.stop()
+            self.uplink.drop(session.number)
+            for swarm in list(self._swarms.values()):
+                swarm.detach(session.number)
+
+    def sessions_with(self, node: NodeId) -> list[Session]:
+        """Return the sessions over links to ``node``."""
+        return [session for session in self._sessions.values() if session.link.peer.node == node]
+
+    def session_of(self, link: Link) -> Session:
+        """Return the session over ``link``. Raises ``LinkLost`` when it has ended."""
+        for session in self._sessions.values():
+            if session.link is link:
+                return session
+        raise LinkLost(f"{link.remote} is gone")
+
+    async def request_manifest(self, link: Link, tag: Tag) -> Manifest:
+        """Return the manifest of ``tag`` as the other side of ``link`` knows it.
+
+        Raises:
+            NotFound, IntegrityError, LinkLost: they do not; they lie; they are gone.
+        """
+        return await self.session_of(link).need_manifest(tag)
+
+    def ask(self, link: Link, tag: Tag) -> None:
+        """Ask what they have of ``tag``; their offer attaches to our swarm of it."""
+        link.post(Ask(tag=tag))
+
+    def offer(self, link: Link, tag: Tag) -> None:
+        """Offer what we hold of ``tag``, and tell them of more as it comes."""
+        self.session_of(link).offer(tag)
+
+    def is_offered(self, node: NodeId, tag: Tag) -> bool:
+        """Whether ``node`` has an offer of ``tag`` from us that it has not declared complete."""
+        return any(tag in session.offered and session.link.alive for session in self.sessions_with(node))
+
+    def gained(self, tag: Tag, chunks: Iterable[int]) -> None:
+        """We hold more chunks."""
+        chunks = tuple(chunks)
+        for session in list(self._sessions.values()):
+            session.tell_have(tag, chunks)
+
+    def lost(self, tag: Tag) -> None:
+        """We hold nothing of ``tag`` any more."""
+        for session in list(self._sessions.values()):
+            session.tell_lost(tag)
+
+    def fetch(self, manifest: Manifest, spool: Spool, held: Bitmap, on_verified: OnVerified) -> Swarm:
+        """Return the swarm that will fetch what ``held`` lacks; one for each tag at a time. Call its ``run``."""
+        assert manifest.tag not in self._swarms
+        swarm = Swarm(self, manifest, spool, held, on_verified)
+        self._swarms[manifest.tag] = swarm
+        for session in self._sessions.values():
+            offer = session.remembered_offer(manifest.tag)
+            if offer is not None:
+                swarm.attach(session, offer)
+        return swarm
+
+    def statistics(self) -> EngineStatistics:
+        """Return a snapshot."""
+        return EngineStatistics(
+            sent_own_bytes=self._sent_bytes[Purpose.OWN],
+            sent_help_bytes=self._sent_bytes[Purpose.HELP],
+            received_bytes=self.received_bytes,
+            wasted_bytes=self.wasted_bytes + sum(swarm.wasted_bytes for swarm in self._swarms.values()),
+            sessions=len(self._sessions),
+            swarms=len(self._swarms),
+            paused=self.paused,
+        )
+
+    # --- called by sessions and swarms ---
+
+    def swarm_of(self, tag: Tag) -> Swarm | None:
+        """Return the swarm that fetches ``tag``."""
+        return self._swarms.get(tag)
+
+    def unregister(self, swarm: Swarm) -> None:
+        """The swarm was closed."""
+        if self._swarms.get(swarm.tag) is swarm:
+            del self._swarms[swarm.tag]
+            self.wasted_bytes += swarm.wasted_bytes
+
+    def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> None:
+        """They want a block."""
+        self.uplink.add(session.number, wanted, purpose)
+        self._wake.set()
+
+    def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
+        """A granted block has left, or could not be sent (0 bytes)."""
+        held = self.holdings.holding(wanted.tag)
+        self._sent_bytes[Purpose.OWN if held is not None and held.own else Purpose.HELP] += size_bytes
+        self.uplink.sent(session.number)
+        self._wake.set()
+
+    def completed(self, session: Session, tag: Tag) -> None:
+        """They need nothing more of ``tag``."""
+        log.debug("complete there", tag=str(tag), node=session.link.peer.node)
+
+    def strike(self, node: NodeId) -> None:
+        """``node`` alone made a wrong chunk."""
+        shut_out = self.strikes.strike(node, self._now())
+        log.warning("struck", node=node, shut_out=shut_out)
+        if shut_out:
+            for swarm in list(self._swarms.values()):
+                swarm.shut_out(node)
+
+    def _now(self) -> float:
+        return self.runtime.clock.monotonic()

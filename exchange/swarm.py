@@ -1,0 +1,232 @@
+"""One tag as its receiver: all links that offer it, the picker that decides, the spool that is filled.
+
+``run`` is called by whoever wants the file, and returns when every chunk is verified. What is durable, acknowledged or
+committed is the owner's business: it hears of each verified chunk by ``on_verified``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from exchange.assembly import Assembly
+from exchange.picker import Picker, Withdrawal
+from exchange.spool import Spool, Write
+from protocol.bitmap import Bitmap
+from protocol.errors import StorageError
+from protocol.ids import NodeId, Tag
+from protocol.manifest import Manifest
+
+if TYPE_CHECKING:
+    from exchange.engine import Engine
+    from exchange.session import Session
+
+log = structlog.get_logger()
+
+# How often stalled sources are looked for, and idle ones are given another chance in the tail.
+TICK_SECONDS = 0.1
+OnVerified = Callable[[int, Mapping[NodeId, int]], None]
+
+
+class Swarm:
+    """Made by ``Engine.fetch``. ``contributions``: verified bytes by sender."""
+
+    def __init__(self, engine: Engine, manifest: Manifest, spool: Spool, held: Bitmap, on_verified: OnVerified) -> None:
+        self.manifest = manifest
+        self.verified = held.copy()
+        self.contributions: dict[NodeId, int] = {}
+        self.wasted_bytes = 0
+        self.running = False
+        self._engine = engine
+        self._spool = spool
+        self._on_verified = on_verified
+        self._sessions: dict[int, Session] = {}
+        self._assembly = Assembly(manifest.layout)
+        self._picker = Picker(manifest.layout, self._assembly, held.missing(), engine.runtime.random)
+        self._writes: list[tuple[Write, memoryview]] = []
+        self._written = trio.Event()
+
+    @property
+    def tag(self) -> Tag:
+        """What is fetched."""
+        return self.manifest.tag
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is verified."""
+        return self._picker.complete
+
+    @property
+    def sources(self) -> list[NodeId]:
+        """The nodes that offer some of it now."""
+        return [session.link.peer.node for session in self._sessions.values()]
+
+    def everyone_has(self, without: Container[NodeId]) -> bool:
+        """Whether each chunk that is still missing is offered by somebody who is not in ``without``."""
+        left_out = [node for node in self.sources if node in without]
+        return not self._picker.wanted - self._picker.offered(left_out)
+
+    def offered(self) -> Bitmap:
+        """Return what all sources offer together."""
+        return self._picker.offered()
+
+    async def run(self) -> None:
+        """Fetch until complete. May be called again after an error, or after ``reopen``.
+
+        Raises:
+            StorageFull, StorageBroken: the spool could not take it; unverified blocks are forgotten.
+        """
+        assert not self.running
+        self.running = True
+        try:
+            async with trio.open_nursery() as ticking:
+                ticking.start_soon(self._tick, name=f"tick {self.tag.root.hex()[:8]}")
+                self._pump()
+                while not self._picker.complete:
+                    if not self._writes:
+                        self._written = trio.Event()
+                        await self._written.wait()
+                        continue
+                    await self._write()
+                ticking.cancel_scope.cancel()
+        finally:
+            self.running = False
+            self._forget_writes()
+
+    def close(self) -> None:
+        """Nothing more is wanted: every source is told so."""
+        for source in list(self._sessions):
+            session = self._sessions[source]
+            self.detach(source)
+            session.finished(self.tag)
+        self._engine.unregister(self)
+
+    def reopen(self, chunks: Iterable[int]) -> None:
+        """These chunks turned out rotten after all; fetch them again by another ``run``."""
+        chunks = list(chunks)
+        for chunk in chunks:
+            self.verified.discard(chunk)
+        self._picker.want_again(chunks)
+
+    # --- called by the sessions ---
+
+    def attach(self, session: Session, have: Bitmap) -> None:
+        """A link offers ``have``; an earlier offer of the same link is replaced."""
+        if session.number in self._sessions:
+            self._picker.add_have(session.number, have)
+        else:
+            self._sessions[session.number] = session
+            self._picker.add_source(session.number, session.link.peer.node, have, self._now())
+        self._request_from(session.number)
+
+    def detach(self, source: int) -> None:
+        """The link is gone, or voids its offer."""
+        if self._sessions.pop(source, None) is not None:
+            self._picker.remove_source(source)
+            self._pump()
+
+    def have(self, source: int, chunks: Iterable[int]) -> None:
+        """A source got more."""
+        self._picker.add_have(source, chunks)
+        self._request_from(source)
+
+    def accepts(self, source: int, chunk: int, offset: int) -> bool:
+        """Whether the bytes of this block are of use."""
+        return self.running and self._picker.accepts(source, chunk, offset)
+
+    def take(self, source: int, chunk: int, offset: int, buffer: memoryview) -> bool:
+        """A block that was accepted is in ``buffer``, which is ours now if True is returned."""
+        # Between accepting and receiving others may have been quicker.
+        if not self.accepts(source, chunk, offset):
+            self.unused(source, chunk, offset, gone=False, size_bytes=len(buffer))
+            return False
+        whole, superfluous = self._picker.arrived(source, chunk, offset, self._now())
+        self._cancel(superfluous)
+        self._writes.append((Write(chunk, offset, buffer, whole), buffer))
+        self._written.set()
+        self._request_from(source)
+        return True
+
+    def unused(self, source: int, chunk: int, offset: int, *, gone: bool, size_bytes: int = 0) -> None:
+        """A request ended without use."""
+        self.wasted_bytes += size_bytes
+        self._picker.answered(source, chunk, offset, self._now(), gone=gone)
+        self._pump()
+
+    # --- ours ---
+
+    def _now(self) -> float:
+        return self._engine.runtime.clock.monotonic()
+
+    def _pump(self) -> None:
+        for source in self._picker.sources():
+            self._request_from(source)
+
+    def _request_from(self, source: int) -> None:
+        if not self.running or self._engine.paused:
+            return
+        session = self._sessions.get(source)
+        if session is None or self._engine.strikes.is_shut_out(session.link.peer.node, self._now()):
+            return
+        for pick in self._picker.picks(source, self._now()):
+            session.request(self.tag, pick.chunk, pick.offset, pick.length)
+
+    def _cancel(self, withdrawals: list[Withdrawal]) -> None:
+        for withdrawal in withdrawals:
+            session = self._sessions.get(withdrawal.source)
+            if session is not None:
+                session.cancel(self.tag, withdrawal.chunk, withdrawal.offset)
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(TICK_SECONDS)
+            self._cancel(self._picker.stalled(self._now()))
+            self._pump()
+
+    async def _write(self) -> None:
+        batch, self._writes = self._writes, []
+        try:
+            judged = await self._engine.runtime.run_sync(self._spool.write_blocks, [write for write, _ in batch])
+        except StorageError:
+            # What of the batch is on the disk nobody knows; all open chunks begin anew.
+            self._picker.want_again([chunk for chunk in self._assembly.chunks()])
+            raise
+        finally:
+            for _, buffer in batch:
+                self._engine.receiving.give_back(buffer)
+        for chunk, right in judged:
+            if right:
+                self._right(chunk)
+            else:
+                self._wrong(chunk)
+
+    def _right(self, chunk: int) -> None:
+        makers = self._picker.verified(chunk)
+        self.verified.add(chunk)
+        for node, size_bytes in makers.items():
+            self.contributions[node] = self.contributions.get(node, 0) + size_bytes
+        self._on_verified(chunk, makers)
+
+    def _wrong(self, chunk: int) -> None:
+        makers = self._picker.wrong(chunk)
+        self.wasted_bytes += self.manifest.layout.bytes_of(chunk)
+        log.warning("wrong chunk", tag=str(self.tag), chunk=chunk, makers=[node[:8] for node in makers])
+        if len(makers) == 1:
+            self._engine.strike(makers[0])
+        self._pump()
+
+    def shut_out(self, node: NodeId) -> None:
+        """Nothing is taken from ``node`` any more."""
+        for source, session in list(self._sessions.items()):
+            if session.link.peer.node == node:
+                self.detach(source)
+
+    def _forget_writes(self) -> None:
+        batch, self._writes = self._writes, []
+        for _, buffer in batch:
+            self._engine.receiving.give_back(buffer)
+        if batch:
+            self._picker.want_again(sorted({write.chunk for write, _ in batch}))
