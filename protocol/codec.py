@@ -1,7 +1,7 @@
 """Messages to frame bodies and back: a msgpack array of the type number and the fields.
 
 ``decode_untrusted`` may raise ``RemoteProtocolError`` and nothing else (tests/property/test_codec.py). The length of a
-body is bounded by frames.py before it gets here; the numbers below bound what msgpack may make of it.
+body is bounded by frames.py before it gets here; shape.py bounds what msgpack may make of it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.fields import decode_fields, kinds_of
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.messages import CRITICAL_TYPES_END, MESSAGES, Message
-
-# No message nests deeper than four arrays or has more than 4096 items in one; a body of nothing but empty arrays is
-# refused here long before it becomes a million Python objects.
-_ARRAY_ITEMS_MAX = 4096
+from protocol.shape import ITEMS_MAX, check_shape_untrusted
 
 
 def encode(message: Message) -> bytes:
@@ -39,6 +36,7 @@ def decode_untrusted(body: bytes | bytearray | memoryview) -> Message | None:
     Raises:
         RemoteProtocolError: whatever else it is.
     """
+    check_shape_untrusted(body)
     try:
         raw = msgpack.unpackb(
             body,
@@ -47,12 +45,11 @@ def decode_untrusted(body: bytes | bytearray | memoryview) -> Message | None:
             strict_map_key=True,
             max_str_len=FRAME_BYTES_MAX,
             max_bin_len=FRAME_BYTES_MAX,
-            max_array_len=_ARRAY_ITEMS_MAX,
+            max_array_len=ITEMS_MAX,
             max_map_len=0,
             max_ext_len=0,
         )
-    # msgpack documents ValueError for what is no msgpack, and its subclasses; deep nesting raises StackError
-    # (ValueError too); a wrong UTF-8 is a UnicodeDecodeError (ValueError again).
+    # What is left to go wrong is text that is no UTF-8: a UnicodeDecodeError, which is a ValueError.
     except ValueError as error:
         raise RemoteProtocolError(f"not a message: {type(error).__name__}") from error
     if type(raw) is not list or not raw or type(raw[0]) is not int or raw[0] < 0:

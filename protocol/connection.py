@@ -36,8 +36,9 @@ class Connection:
             self._may_send, self._may_receive = DOOR_MOVES_IN, DOOR_MOVES_OUT
             self.sending = self.receiving = State.READY
         self._reader = FrameReader()
-        if self.receiving is State.READY:
-            self._reader.body_bytes_max = FRAME_BYTES_MAX if theirs is None and ours is None else 8 * 1024
+        # A tracker's Joined carries the whole revocation list; what a stranger says at the door is short.
+        if ours is None:
+            self._reader.body_bytes_max = FRAME_BYTES_MAX
         self._messages: deque[m.Message] = deque()
         self._raw_bytes_due = 0
         self.features: frozenset[str] = frozenset()
@@ -56,25 +57,26 @@ class Connection:
         if self.sending is State.CLOSED:
             raise LocalProtocolError(f"{kind.__name__} after Goodbye")
         if self.sending is State.NEW:
-            if kind is m.Hello:
-                assert isinstance(message, m.Hello)
-                self._our_features = frozenset(message.features)
-                self._agree()
-                self.sending = State.READY
-            elif kind is m.Goodbye:
-                self.sending = State.CLOSED
-            else:
+            if kind not in (m.Hello, m.Goodbye):
                 raise LocalProtocolError(f"{kind.__name__} before Hello")
-        elif kind is m.Goodbye:
-            self.sending = State.CLOSED
         elif kind not in self._may_send:
             raise LocalProtocolError(f"{kind.__name__} may not be said to them")
-        return frame(encode(message))
+        # Encoded before anything changes: a message that does not fit was never said.
+        data = frame(encode(message))
+        if isinstance(message, m.Hello):
+            self._our_features = frozenset(message.features)
+            self._agree()
+            self.sending = State.READY
+        elif kind is m.Goodbye:
+            self.sending = State.CLOSED
+        return data
 
     # --- receiving ---
 
     def wanted(self) -> memoryview:
-        """Return where the next received bytes belong."""
+        """Return where the next received bytes belong; after a Block, only ``receive_raw`` can say that."""
+        if self._raw_bytes_due:
+            raise LocalProtocolError("receive_raw must say where the block belongs")
         return self._reader.wanted()
 
     def filled(self, count: int) -> None:
@@ -88,12 +90,10 @@ class Connection:
             self._receive_body(body)
 
     def receive_data(self, data: bytes | memoryview) -> None:
-        """Take received bytes, copying them: for tests, and for whoever has no buffer to fill. Stops before the raw
-        bytes of a Block unless ``receive_raw`` was called: give it at most what belongs together."""
+        """Take received bytes, copying them: for tests, and for whoever has no buffer to fill. Give it at most what
+        belongs together: the raw bytes of a Block come after ``receive_raw``."""
         rest = memoryview(data)
         while rest:
-            if self._raw_bytes_due:
-                raise LocalProtocolError("receive_raw must say where the block belongs")
             target = self.wanted()
             count = min(len(target), len(rest))
             target[:count] = rest[:count]
@@ -132,14 +132,14 @@ class Connection:
         return self._reader.in_raw
 
     def _receive_body(self, body: bytearray) -> None:
+        if self.receiving is State.CLOSED:
+            raise RemoteProtocolError("a message after Goodbye")
         message = decode_untrusted(body)
         if message is None:
             if self.receiving is State.NEW:
                 raise RemoteProtocolError("the first message must be Hello")
             return
         kind = type(message)
-        if self.receiving is State.CLOSED:
-            raise RemoteProtocolError(f"{kind.__name__} after Goodbye")
         if self.receiving is State.NEW:
             if kind not in (m.Hello, m.Goodbye):
                 raise RemoteProtocolError(f"{kind.__name__} before Hello")

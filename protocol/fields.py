@@ -12,7 +12,16 @@ from enum import StrEnum
 from typing import Any
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.ids import NodeAddress, NodeId, Role, Tag, node_id_from_bytes, node_id_to_bytes, parse_address
+from protocol.ids import (
+    NodeAddress,
+    NodeId,
+    Role,
+    Tag,
+    node_id_from_bytes,
+    node_id_to_bytes,
+    parse_address,
+    parse_node_id,
+)
 from protocol.limits import ADDRESS_BYTES_MAX, ADDRESSES_MAX, DIGEST_BYTES
 
 
@@ -134,6 +143,8 @@ class Word(Kind):
         return value.value
 
     def decode_untrusted(self, raw: Any) -> StrEnum:
+        if type(raw) is not str:
+            raise RemoteProtocolError(f"a {self.of.__name__} was expected")
         try:
             return self.of(raw)
         except ValueError:
@@ -167,9 +178,10 @@ class NodeField(Kind):
     bytes_max: int = DIGEST_BYTES + 2
 
     def encode(self, value: Any) -> Any:
-        if not isinstance(value, str) or len(value) != 52:
-            raise LocalProtocolError(f"{value!r} is not a node id")
-        return node_id_to_bytes(NodeId(value))
+        try:
+            return node_id_to_bytes(parse_node_id(value))
+        except (TypeError, ValueError) as error:
+            raise LocalProtocolError(f"{value!r:.80} is not a node id") from error
 
     def decode_untrusted(self, raw: Any) -> NodeId:
         if type(raw) is not bytes or len(raw) != DIGEST_BYTES:
@@ -184,7 +196,12 @@ class AddressField(Kind):
     bytes_max: int = ADDRESS_BYTES_MAX + 5
 
     def encode(self, value: Any) -> Any:
-        return Text(ADDRESS_BYTES_MAX).encode(value)
+        text = Text(ADDRESS_BYTES_MAX).encode(value)
+        try:
+            parse_address(text)
+        except ValueError as error:
+            raise LocalProtocolError(str(error)) from error
+        return text
 
     def decode_untrusted(self, raw: Any) -> str:
         text = Text(ADDRESS_BYTES_MAX).decode_untrusted(raw)

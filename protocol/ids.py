@@ -22,6 +22,9 @@ NodeId = NewType("NodeId", str)
 NODE_ID_CHARACTERS = 52
 _NODE_ID = re.compile(r"[a-z2-7]{52}")
 _TAG = re.compile(r"([0-9a-f]{64})-([1-9][0-9]{0,3})")
+# What a resolver can be asked without raising: labels of 1 to 63 letters, digits, hyphens and underscores.
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.-]{1,15})?")
 
 
 class Role(StrEnum):
@@ -126,12 +129,14 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises:
         ValueError: it is neither; the sentence says what would be right.
     """
-    host, colon, port = text.rpartition(":")
+    host, _, port = text.rpartition(":")
+    pattern = _HOST
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+        pattern = _IPV6
     elif ":" in host:
         raise ValueError(f"{text[:80]!r}: an IPv6 address needs brackets, as in [::1]:4100")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not pattern.fullmatch(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"{text[:80]!r} is not HOST:PORT, as in 127.0.0.1:4100")
     return host, int(port)
 

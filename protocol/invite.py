@@ -24,6 +24,10 @@ _CHECKSUM_BYTES = 4
 _INVITE_CHARACTERS_MAX = 4096
 
 
+def _spelled(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invite:
     """What ``upswarm invite`` prints.
@@ -41,7 +45,7 @@ class Invite:
     def __str__(self) -> str:
         body: bytes = msgpack.packb([list(self.addresses), self.authority, self.token, self.role.value, self.expires])
         checksum = hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]
-        return INVITE_PREFIX + base64.urlsafe_b64encode(body + checksum).decode("ascii").rstrip("=")
+        return INVITE_PREFIX + _spelled(body + checksum)
 
     def __repr__(self) -> str:
         return f"Invite(role={self.role}, addresses={self.addresses})"  # never the token
@@ -64,7 +68,8 @@ class Invite:
         except (binascii.Error, ValueError) as error:
             raise ValueError("the invite is damaged: copy it whole") from error
         body, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
-        if hashlib.sha256(body).digest()[:_CHECKSUM_BYTES] != checksum:
+        # Base64 has several spellings of the same bytes; only ours is taken.
+        if encoded != _spelled(data) or hashlib.sha256(body).digest()[:_CHECKSUM_BYTES] != checksum:
             raise ValueError("the invite is damaged: copy it whole")
         try:
             raw = msgpack.unpackb(body, max_array_len=64, max_map_len=0, max_ext_len=0)
