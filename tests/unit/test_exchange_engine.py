@@ -1,0 +1,314 @@
+"""The engine between real sessions over in-memory links: whole files, from one and from many, with liars and losses."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from exchange.engine import Engine, Held
+from exchange.spool import Spool
+from protocol.bitmap import Bitmap
+from protocol.connection import Connection
+from protocol.errors import ChunkMissing
+from protocol.ids import NodeId, Role, Tag, node_id_from_bytes
+from protocol.limits import KIB, MIB
+from protocol.manifest import Layout, Manifest
+from protocol.messages import Hello
+from runtime.identity import Peer
+from runtime.link import Link, running
+from runtime.real import real_runtime
+
+
+def node(number: int) -> NodeId:
+    return node_id_from_bytes(hashlib.sha256(b"%d" % number).digest())
+
+
+class PipeStream:
+    """A SecureStream over trio's memory streams; the handshake is somebody else's test."""
+
+    certificate = None
+    alpn = "upswarm/1"
+
+    def __init__(self, stream: trio.abc.Stream, remote: str) -> None:
+        self._stream = stream
+        self.remote = remote
+
+    async def send_all(self, data) -> None:
+        await self.send_parts((data,))
+
+    async def send_parts(self, parts) -> None:
+        from protocol.errors import LinkLost
+
+        try:
+            for part in parts:
+                await self._stream.send_all(bytes(part))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise LinkLost("broken") from error
+
+    async def receive_into(self, target: memoryview) -> int:
+        from protocol.errors import LinkLost
+
+        try:
+            data = await self._stream.receive_some(min(len(target), 65536))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise LinkLost("broken") from error
+        target[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.send_stream.close()
+        self._stream.receive_stream.close()
+
+
+class Shelf:
+    """Holdings in memory: whole or partial files, maybe lying."""
+
+    def __init__(self) -> None:
+        self.files: dict[Tag, tuple[Manifest, bytes, Bitmap]] = {}
+        self.lies = False
+        self.reads = 0
+
+    def put(self, data: bytes, chunks: list[int] | None = None) -> Manifest:
+        manifest = manifest_of(data)
+        count = manifest.layout.chunks
+        bitmap = Bitmap.full(count) if chunks is None else Bitmap.of(count, chunks)
+        self.files[manifest.tag] = (manifest, data, bitmap)
+        return manifest
+
+    def holding(self, tag: Tag) -> Held | None:
+        known = self.files.get(tag)
+        return Held(known[0].layout, known[2], True) if known else None
+
+    async def manifest(self, tag: Tag) -> Manifest | None:
+        known = self.files.get(tag)
+        return known[0] if known else None
+
+    async def read_block(self, tag: Tag, chunk: int, offset: int, target: memoryview) -> None:
+        self.reads += 1
+        if tag not in self.files:
+            raise ChunkMissing("gone")
+        manifest, data, _ = self.files[tag]
+        start = manifest.layout.offset_of(chunk) + offset
+        target[:] = data[start : start + len(target)]
+        if self.lies and len(target):
+            target[0] ^= 255
+
+
+def manifest_of(data: bytes) -> Manifest:
+    layout = Layout.of_size(len(data))
+    digests = [
+        hashlib.sha256(data[layout.offset_of(i) : layout.offset_of(i) + layout.bytes_of(i)]).digest()
+        for i in range(layout.chunks)
+    ]
+    return Manifest.of_digests(len(data), digests)
+
+
+def some_bytes(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+class Node:
+    def __init__(self, number: int, **budgets) -> None:
+        self.id = node(number)
+        self.shelf = Shelf()
+        self.engine = Engine(real_runtime(), self.shelf, **budgets)
+        self.heard: list = []
+
+
+@asynccontextmanager
+async def swarm_of(*nodes: Node):
+    """Run the engines of ``nodes``; yields connect(a, b) -> (link at a, link at b)."""
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        for one in nodes:
+            await nursery.start(one.engine.run)
+
+        async def serve(at: Node, link: Link, task_status=trio.TASK_STATUS_IGNORED) -> None:
+            async with running(link), at.engine.session(link) as session:
+                task_status.started()
+                try:
+                    async for message in link.messages():
+                        if not await session.handle(message):
+                            at.heard.append(message)
+                except Exception as error:
+                    at.heard.append(error)
+
+        async def connect(a: Node, b: Node) -> tuple[Link, Link]:
+            left, right = trio.testing.memory_stream_pair()
+            hello = Hello(version=1, features=(), name="n", agent="t", addresses=())
+            at_a = Link(
+                PipeStream(left, "b"), Peer(b.id, Role.PEER, "s"), Connection(Role.PEER, Role.PEER), dialled=True
+            )
+            at_b = Link(
+                PipeStream(right, "a"), Peer(a.id, Role.PEER, "s"), Connection(Role.PEER, Role.PEER), dialled=False
+            )
+            async with trio.open_nursery() as opening:
+                opening.start_soon(at_a.open, hello)
+                opening.start_soon(at_b.open, hello)
+            await nursery.start(serve, a, at_a)
+            await nursery.start(serve, b, at_b)
+            return at_a, at_b
+
+        with trio.fail_after(30):
+            yield connect
+        nursery.cancel_scope.cancel()
+
+
+async def fetch(at: Node, manifest: Manifest, path: Path, held: Bitmap | None = None):
+    spool = await Spool.open(at.engine.runtime, path, manifest)
+    verified: list[int] = []
+    swarm = at.engine.fetch(
+        manifest, spool, held or Bitmap(manifest.layout.chunks), lambda chunk, makers: verified.append(chunk)
+    )
+    return swarm, spool, verified
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * KIB, 64 * KIB + 1, 1 * MIB, 3 * MIB + 5, 65 * MIB])
+async def test_a_file_of_any_size_arrives_whole(size: int, tmp_path: Path) -> None:
+    data = some_bytes(size)
+    holder, getter = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        assert await getter.engine.request_manifest(link, manifest.tag) == manifest
+        swarm, spool, verified = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+    assert sorted(verified) == list(range(manifest.layout.chunks))
+    assert swarm.contributions == ({holder.id: size} if size else {holder.id: 0})
+    assert getter.engine.statistics().wasted_bytes == 0
+    assert getter.heard == [] and holder.heard == []
+    assert getter.engine.receiving.out_bytes == 0 and holder.engine.sending.out_bytes == 0
+
+
+async def test_an_offer_before_the_fetch_is_remembered(tmp_path: Path) -> None:
+    data = some_bytes(2 * MIB)
+    holder, storage = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    async with swarm_of(holder, storage) as connect:
+        link, _ = await connect(holder, storage)
+        holder.engine.offer(link, manifest.tag)
+        await trio.testing.wait_all_tasks_blocked()
+        swarm, spool, _ = await fetch(storage, manifest, tmp_path / "f")
+        assert swarm.everyone_has(without=set()) and not swarm.everyone_has(without={holder.id})
+        await swarm.run()
+        assert holder.engine.is_offered(storage.id, manifest.tag)
+        swarm.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not holder.engine.is_offered(storage.id, manifest.tag)
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_many_holders_share_the_work_and_nothing_comes_twice(tmp_path: Path) -> None:
+    data = some_bytes(24 * MIB)
+    rate = 40 * MIB
+    holders = [Node(n, up_bytes_per_second=rate) for n in range(1, 5)]
+    getter = Node(9)
+    async with swarm_of(*holders, getter) as connect:
+        for holder in holders:
+            manifest = holder.shelf.put(data)
+            await connect(getter, holder)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        for holder in holders:
+            (session,) = getter.engine.sessions_with(holder.id)
+            getter.engine.ask(session.link, manifest.tag)
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+    assert sum(swarm.contributions.values()) == len(data)
+    for holder in holders:
+        assert swarm.contributions[holder.id] > len(data) * 0.1
+    assert getter.engine.statistics().wasted_bytes <= 2 * MIB
+
+
+async def test_partial_holders_complete_each_other(tmp_path: Path) -> None:
+    data = some_bytes(8 * MIB)
+    even, odd, getter = Node(1), Node(2), Node(3)
+    manifest = even.shelf.put(data, [0, 2, 4, 6])
+    odd.shelf.put(data, [1, 3, 5])
+    async with swarm_of(even, odd, getter) as connect:
+        link_even, _ = await connect(getter, even)
+        link_odd, _ = await connect(getter, odd)
+        swarm, spool, verified = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link_even, manifest.tag)
+        getter.engine.ask(link_odd, manifest.tag)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(swarm.run)
+            while len(verified) < 7:
+                await trio.sleep(0.01)
+            assert not swarm.complete
+            odd.shelf.files[manifest.tag][2].add(7)
+            odd.engine.gained(manifest.tag, [7])
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_a_liar_is_found_struck_and_shut_out_and_the_file_completes(tmp_path: Path) -> None:
+    data = some_bytes(24 * MIB)
+    honest, liar, getter = Node(1, up_bytes_per_second=40 * MIB), Node(2), Node(3)
+    liar.shelf.lies = True
+    manifest = honest.shelf.put(data)
+    liar.shelf.put(data)
+    async with swarm_of(honest, liar, getter) as connect:
+        for holder in (honest, liar):
+            link, _ = await connect(getter, holder)
+            getter.engine.ask(link, manifest.tag)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        await swarm.run()
+        assert getter.engine.strikes.is_shut_out(liar.id, getter.engine.runtime.clock.monotonic())
+        assert not getter.engine.strikes.is_shut_out(honest.id, getter.engine.runtime.clock.monotonic())
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+    assert swarm.contributions.get(liar.id, 0) == 0
+
+
+async def test_a_holder_that_vanishes_is_replaced_by_the_others(tmp_path: Path) -> None:
+    data = some_bytes(16 * MIB)
+    stays, goes, getter = Node(1, up_bytes_per_second=60 * MIB), Node(2, up_bytes_per_second=60 * MIB), Node(3)
+    manifest = stays.shelf.put(data)
+    goes.shelf.put(data)
+    async with swarm_of(stays, goes, getter) as connect:
+        links = []
+        for holder in (stays, goes):
+            link, _ = await connect(getter, holder)
+            getter.engine.ask(link, manifest.tag)
+            links.append(link)
+        swarm, spool, verified = await fetch(getter, manifest, tmp_path / "f")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(swarm.run)
+            while len(verified) < 4:
+                await trio.sleep(0.005)
+            links[1].close()
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+    assert goes.engine.sending.out_bytes == 0
+
+
+async def test_a_capped_uplink_keeps_its_cap(tmp_path: Path) -> None:
+    data = some_bytes(4 * MIB)
+    holder, getter = Node(1, up_bytes_per_second=8 * MIB), Node(2)
+    manifest = holder.shelf.put(data)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        began = trio.current_time()
+        getter.engine.ask(link, manifest.tag)
+        await swarm.run()
+        seconds = trio.current_time() - began
+        swarm.close()
+        await spool.aclose()
+    # A last block may leave on credit; nothing else may.
+    assert seconds >= (len(data) - MIB) / (8 * MIB)
