@@ -21,6 +21,8 @@ from runtime.seam import SecureStream
 
 # Control bytes we keep for a reader who does not read: four manifests and change. Beyond that they are too slow.
 CONTROL_BYTES_MAX = 2 * 1024 * 1024
+# Whoever has much to post waits for this (``wait_room``), so that a long list is not taken for a reader who sleeps.
+CONTROL_BYTES_MANY = 256 * 1024
 # A goodbye is a courtesy; it may not hold up the one who leaves.
 GOODBYE_SECONDS_MAX = 2.0
 
@@ -41,10 +43,13 @@ class Link:
         self._control: list[bytes] = []
         self._control_bytes = 0
         self._block: tuple[bytes, memoryview, trio.Event] | None = None
+        self._block_leaving = False
+        self._room = trio.Event()
         self._wake = trio.Event()
         self._ended = trio.Event()
         self._closing = False
         self._heard_at = trio.current_time()
+        self._listening_since: float | None = None
         self._ping_number = 0
         self._ping_sent_at: float | None = None
 
@@ -118,11 +123,18 @@ class Link:
         try:
             await done.wait()
         except trio.Cancelled:
-            # The writer may be in the middle of it, and the caller will use the buffer for something else.
-            self._end("we left within a block")
+            # The caller will use the buffer for something else: a block that has begun cannot go on, nor stay torn.
+            if self._block_leaving:
+                self._end("we left within a block")
+            self._block = None
             raise
         if self.lost is not None:
             raise LinkLost(self.lost)
+
+    async def wait_room(self) -> None:
+        """Wait until little is queued, or the link has ended: for whoever posts long lists."""
+        while self.alive and self._control_bytes > CONTROL_BYTES_MANY:
+            await self._room.wait()
 
     def close(self, code: str = "bye", reason: str = "") -> None:
         """Say Goodbye after what is queued, and end. Does not wait."""
@@ -171,17 +183,23 @@ class Link:
             raise
 
     async def receive_raw(self, target: memoryview) -> None:
-        """Put the bytes of the Block that just came into ``target`` (of its length).
+        """Put the bytes of the Block that just came into ``target`` (of its length). Cancelled, it ends the link: what
+        is left of the block has no place any more.
 
         Raises:
             LinkLost: the connection broke before they were all there.
         """
         self._connection.receive_raw(target)
-        while self._connection.in_raw:
-            count = await self._fill()
-            if count == 0:
-                self._end("they hung up within a block")
-                raise LinkLost(f"{self.remote} hung up within a block")
+        try:
+            while self._connection.in_raw:
+                if await self._fill() == 0:
+                    raise LinkLost(f"{self.remote} hung up within a block")
+        except LinkLost as error:
+            self._end(str(error))
+            raise
+        except trio.Cancelled:
+            self._end("cancelled in the middle of a block")
+            raise
 
     async def messages(self) -> AsyncIterator[m.Message]:
         """Iterate over ``receive()`` until the link ends."""
@@ -194,11 +212,19 @@ class Link:
             if message is not None:
                 return message
             if await self._fill() == 0:
-                self._connection.receive_end()
+                try:
+                    self._connection.receive_end()
+                except RemoteProtocolError as error:
+                    # Whoever is killed hangs up anywhere; that is no fault to be counted.
+                    raise LinkLost(f"{self.remote}: {error}") from error
                 return None
 
     async def _fill(self) -> int:
-        count = await self._stream.receive_into(self._connection.wanted())
+        self._listening_since = trio.current_time()
+        try:
+            count = await self._stream.receive_into(self._connection.wanted())
+        finally:
+            self._listening_since = None
         if count:
             self._heard_at = trio.current_time()
             self.bytes_received += count
@@ -240,11 +266,15 @@ class Link:
                 self._control.clear()
                 await self._send((data,))
                 self._control_bytes -= len(data)
+                self._room.set()
+                self._room = trio.Event()
             elif self._closing:
                 return
             elif self._block is not None:
                 header, raw, done = self._block
+                self._block_leaving = True
                 await self._send((header, raw))
+                self._block_leaving = False
                 self._block = None
                 done.set()
             else:
@@ -263,13 +293,18 @@ class Link:
         self.bytes_sent += size
 
     async def _watch_silence(self) -> None:
+        wait_seconds = SILENCE_SECONDS_MAX / 3
         while True:
-            await trio.sleep(SILENCE_SECONDS_MAX / 3)
-            silent_seconds = trio.current_time() - self._heard_at
+            await trio.sleep(wait_seconds)
+            self.ping()
+            wait_seconds = SILENCE_SECONDS_MAX / 3
+            if self._listening_since is None:
+                continue  # it is we who do not listen: our disk is slow, or our budget is spent
+            silent_seconds = trio.current_time() - max(self._heard_at, self._listening_since)
             if silent_seconds >= SILENCE_SECONDS_MAX:
                 self._end(f"nothing heard for {silent_seconds:.0f} s")
                 return
-            self.ping()
+            wait_seconds = min(wait_seconds, SILENCE_SECONDS_MAX - silent_seconds)
 
     def _end(self, reason: str) -> None:
         if self.lost is None:
@@ -277,6 +312,9 @@ class Link:
             self._stream.close()
             if self._block is not None:
                 self._block[2].set()
+                self._block = None
+            self._control.clear()
+            self._room.set()
             self._wake.set()
             self._ended.set()
 
@@ -284,12 +322,19 @@ class Link:
 @contextlib.asynccontextmanager
 async def running(link: Link) -> AsyncIterator[Link]:
     """Run ``link`` while the block lasts; then it says goodbye and ends."""
+    # Shielded, or a program that stops would take the writer away before it could say goodbye.
+    life = trio.CancelScope(shield=True)
+
+    async def live() -> None:
+        with life:
+            await link.run()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(link.run)
+        nursery.start_soon(live)
         try:
             yield link
         finally:
             link.close()
             with trio.move_on_after(GOODBYE_SECONDS_MAX, shield=True):
                 await link.wait_ended()
-            nursery.cancel_scope.cancel()
+            life.cancel()
