@@ -1,0 +1,103 @@
+"""Complete files as rows of the database: what is known of one, and how it is written down. Library.py decides when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from protocol.ids import Tag
+from protocol.manifest import Manifest
+from runtime.seam import FileStatus
+
+Origin = Literal["put", "share", "get"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A complete file. ``since``: wall clock, whole seconds, when we got it."""
+
+    path: Path
+    tag: Tag
+    status: FileStatus
+    name: str
+    origin: Origin
+    shared: bool
+    since: int
+
+
+def read_files(cursor: Any) -> list[KnownFile]:
+    """Return all, by path."""
+    return [_file_of(row) for row in cursor.execute(_SELECT_FILES)]
+
+
+def write_file(cursor: Any, file: KnownFile, manifest: Manifest) -> None:
+    """Insert or replace a file and the manifest of its tag."""
+    write_manifest(cursor, manifest)
+    status = file.status
+    cursor.execute(
+        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            bytes(file.path),
+            file.tag.to_bytes(),
+            status.size_bytes,
+            status.mtime_ns,
+            status.ctime_ns,
+            _signed(status.inode),
+            _signed(status.device),
+            file.name,
+            file.origin,
+            int(file.shared),
+            file.since,
+        ),
+    )
+
+
+def delete_files(cursor: Any, paths: list[Path]) -> None:
+    """Delete files by path; their manifests stay until the next start."""
+    cursor.executemany("DELETE FROM files WHERE path = ?", [(bytes(path),) for path in paths])
+
+
+def read_manifest(cursor: Any, tag: Tag) -> tuple[int, bytes] | None:
+    """Return size and joined digests, or None."""
+    row: tuple[int, bytes] | None = cursor.execute(
+        "SELECT size_bytes, digests FROM manifests WHERE tag = ?", (tag.to_bytes(),)
+    ).fetchone()
+    return row
+
+
+def write_manifest(cursor: Any, manifest: Manifest) -> None:
+    """Insert a manifest; there already is fine."""
+    cursor.execute(
+        "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)",
+        (manifest.tag.to_bytes(), manifest.size_bytes, manifest.joined_digests()),
+    )
+
+
+def delete_spare_manifests(cursor: Any) -> None:
+    """Delete the manifests that no file, put or download needs any more."""
+    cursor.execute(
+        "DELETE FROM manifests WHERE tag NOT IN"
+        " (SELECT tag FROM files UNION SELECT tag FROM gets UNION SELECT tag FROM puts WHERE tag IS NOT NULL)"
+    )
+
+
+_SELECT_FILES = """
+SELECT path, tag, size_bytes, mtime_ns, ctime_ns, inode, device, name, origin, shared, since FROM files ORDER BY path
+"""
+
+
+def _file_of(row: tuple[Any, ...]) -> KnownFile:
+    path, tag, size_bytes, mtime_ns, ctime_ns, inode, device, name, origin, shared, since = row
+    status = FileStatus("file", size_bytes, mtime_ns, ctime_ns, inode & _MASK, device & _MASK)
+    return KnownFile(
+        Path(path.decode("utf-8", "surrogateescape")), Tag.from_bytes(tag), status, name, origin, bool(shared), since
+    )
+
+
+# Inodes are unsigned 64-bit numbers on some file systems, SQLite's integers are signed.
+_MASK = 2**64 - 1
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number
