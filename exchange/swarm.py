@@ -69,9 +69,9 @@ class Swarm:
         left_out = [node for node in self.sources if node in without]
         return not self._picker.wanted - self._picker.offered(left_out)
 
-    def offered(self) -> Bitmap:
-        """Return what all sources offer together."""
-        return self._picker.offered()
+    def offered(self, without: Container[NodeId] = ()) -> Bitmap:
+        """Return what all sources that are not in ``without`` offer together."""
+        return self._picker.offered([node for node in self.sources if node in without])
 
     async def run(self) -> None:
         """Fetch until complete. May be called again after an error, or after ``reopen``.
@@ -81,17 +81,24 @@ class Swarm:
         """
         assert not self.running
         self.running = True
+        failure: StorageError | None = None
         try:
             async with trio.open_nursery() as ticking:
                 ticking.start_soon(self._tick, name=f"tick {self.tag.root.hex()[:8]}")
                 self._pump()
-                while not self._picker.complete:
-                    if not self._writes:
-                        self._written = trio.Event()
-                        await self._written.wait()
-                        continue
-                    await self._write()
+                try:
+                    while not self._picker.complete:
+                        if not self._writes:
+                            self._written = trio.Event()
+                            await self._written.wait()
+                            continue
+                        await self._write()
+                except StorageError as error:
+                    # Carried out of the nursery by hand: it would wrap it into a group.
+                    failure = error
                 ticking.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
         finally:
             self.running = False
             self._forget_writes()
