@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis draws.
+"""What all tests share: how hypothesis draws, a real runtime, and a throwaway swarm.
 
 ``steady`` draws the same examples in every run, so that a red run is about the change and nothing else. ``explore``
 draws new ones: ``HYPOTHESIS_PROFILE=explore make test``; what it finds becomes an ``@example`` or a test.
@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+from support.swarm import SwarmCa
+
+from runtime.real import real_runtime
+from runtime.seam import Runtime
 
 # No deadline for one example, and none for drawing it: test machines share their cores with other work.
 settings.register_profile(
@@ -18,3 +23,15 @@ settings.register_profile(
     "explore", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    """This machine."""
+    return real_runtime()
+
+
+@pytest.fixture(scope="session")
+def swarm_ca() -> SwarmCa:
+    """A swarm that ends with the tests."""
+    return SwarmCa()
