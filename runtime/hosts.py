@@ -1,0 +1,28 @@
+"""The addresses of this machine, as others on its networks may dial them. Hints: only a handshake proves an address."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import ifaddr
+
+# What an answer can carry anyway (protocol/limits.py), and more than anybody tries.
+HOSTS_MAX = 8
+
+
+def own_hosts() -> tuple[str, ...]:
+    """Return this machine's addresses without loopback and link-local ones; IPv4 first, physical interfaces before
+    bridges and tunnels. Empty on a machine without a network."""
+    found: list[tuple[bool, bool, int, str]] = []
+    for adapter in ifaddr.get_adapters():
+        for place in adapter.ips:
+            text = place.ip if isinstance(place.ip, str) else place.ip[0]
+            address = ipaddress.ip_address(text)
+            if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
+                found.append((address.version == 6, _is_virtual(adapter.name), len(found), str(address)))
+    return tuple(dict.fromkeys(text for *_, text in sorted(found)))[:HOSTS_MAX]
+
+
+def _is_virtual(interface: str) -> bool:
+    # Addresses of container and virtual machine bridges are the same on many machines: likely somebody else's there.
+    return interface.startswith(("docker", "br-", "virbr", "veth", "vmnet", "vboxnet", "lxc", "cni", "podman", "utun"))

@@ -1,0 +1,126 @@
+"""Who should help whom, who should store what, whom to ask for what. Pure: pictures of the index in, decisions out.
+
+Every rule is a hint to nodes that check for themselves: a wrong picture costs time, never a byte. What the pictures are
+made of is in index/base.py; who carries the decisions out is access.py.
+
+Considered: leaving out helpers all of whose chunks storage claims to have already, even when it claims to have all. But
+a storage node that has all and keeps its job open has found something rotten, or is about to commit; the one needs
+help, and to the other an offer too many does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from protocol.ids import NodeAddress, NodeId, Role, Tag
+from protocol.limits import HOLDERS_PER_ANSWER_MAX, ORDER_SECONDS_MAX
+from protocol.messages import JobState, Order, Whereabouts
+from tracker.index.base import Holder, Job, NodeView
+from tracker.index.summary import keepers_of
+
+# So many orders at once to one node: beyond that it has its hands full, and the next heartbeat brings more.
+ORDERS_AT_ONCE_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tag is stored, is being stored, or should be."""
+
+    state: Whereabouts
+    storage: NodeView | None
+
+
+def is_helpful(job: Job, helper: Holder, stored: Holder | None) -> bool:
+    """Whether ``helper`` should offer its chunks to the storage node of ``job``. ``stored``: what that node says it
+    holds of the tag, None when it says nothing."""
+    if job.state is not JobState.OPEN or helper.node.node == job.storage:
+        return False
+    if not helper.node.fresh or helper.node.paused or not helper.any:
+        return False
+    if stored is None or stored.bitmap is None or helper.bitmap is None:
+        return True
+    return bool(helper.bitmap - stored.bitmap)
+
+
+def orders_of(job: Job, storage: NodeView | None, holders: Sequence[Holder]) -> list[tuple[NodeId, Order]]:
+    """Return who should offer the tag of ``job`` to its storage node. None when that node is not there: it tells its
+    jobs anew as soon as it is."""
+    if storage is None or not storage.fresh or not storage.addresses:
+        return []
+    order = Order(tag=job.tag, target=storage.address, lifetime_seconds=int(ORDER_SECONDS_MAX))
+    stored = next((holder for holder in holders if holder.node.node == job.storage), None)
+    return [(helper.node.node, order) for helper in holders if is_helpful(job, helper, stored)]
+
+
+def find_place(
+    tag: Tag,
+    size_bytes: int,
+    *,
+    to_put: bool,
+    jobs: Sequence[Job],
+    holders: Sequence[Holder],
+    storages: Sequence[NodeView],
+    grace_seconds: float,
+) -> Place:
+    """Return where ``tag`` is stored, else where it is on its way to, else (``to_put``) where it should go.
+
+    A storage node that is silent may be starting again, with all it has acknowledged: for ``grace_seconds`` it is named
+    all the same, rather than sending everything a second time elsewhere.
+    """
+    by_node = {view.node: view for view in storages}
+    known = [Place(Whereabouts.STORED, holder.node) for holder in keepers_of(holders, jobs)]
+    known += [Place(Whereabouts.OPEN, by_node.get(job.storage)) for job in jobs]
+    there = [place for place in known if place.storage is not None]
+    for place in there:
+        if place.storage is not None and place.storage.fresh:
+            return place
+    waited_for = [place for place in there if place.storage and place.storage.seen_seconds_ago <= grace_seconds]
+    if waited_for:
+        return waited_for[0]
+    if to_put:
+        chosen = choose_storage(tag, size_bytes, storages, holders)
+        if chosen is not None:
+            return Place(Whereabouts.ASSIGNED, chosen)
+    return there[0] if there else Place(Whereabouts.NONE, None)
+
+
+def choose_storage(
+    tag: Tag, size_bytes: int, storages: Iterable[NodeView], holders: Sequence[Holder] = ()
+) -> NodeView | None:
+    """Return the storage node that should take a new tag; None when none is there that has room.
+
+    One that holds chunks of it (an upload that failed) goes on with it. Otherwise rendezvous hashing: everybody who
+    asks at the same time gets the same answer, and a node that comes or goes moves only its own share.
+    """
+    begun = {holder.node.node: len(holder.bitmap) if holder.bitmap is not None else tag.chunks for holder in holders}
+    able = [
+        view
+        for view in storages
+        if view.role is Role.STORAGE
+        and view.fresh
+        and not view.paused
+        and view.addresses
+        and view.room_bytes >= size_bytes
+    ]
+    return max(able, key=lambda view: (begun.get(view.node, 0), _lot(tag, view.node)), default=None)
+
+
+def choose_holders(
+    tag: Tag, asker: NodeId, holders: Iterable[Holder], limit: int = HOLDERS_PER_ANSWER_MAX
+) -> tuple[NodeAddress, ...]:
+    """Return whom ``asker`` may ask for chunks: fresh ones first, complete ones first, and among equals in an order
+    that is another one for each asker, so that they spread."""
+    able = [
+        holder
+        for holder in holders
+        if holder.any and holder.node.node != asker and not holder.node.paused and holder.node.addresses
+    ]
+    able.sort(key=lambda holder: (not holder.node.fresh, not holder.complete, _lot(tag, holder.node.node, asker)))
+    return tuple(holder.node.address for holder in able[:limit])
+
+
+def _lot(tag: Tag, *nodes: NodeId) -> bytes:
+    """Draw a lot that is the same whenever it is drawn."""
+    return hashlib.sha256(tag.to_bytes() + "".join(nodes).encode("ascii")).digest()
