@@ -1,0 +1,477 @@
+"""A swarm of real processes: started, joined, killed, started again, asked, and all gone when the test is.
+
+Decides how a process is started and waited for, and that nothing of it outlives its test. What the processes must do is
+the tests' business. No wait is blind: everything polls a condition and has a deadline, and a test that fails shows the
+end of every process's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+READY_SECONDS_MAX = 30.0
+COMMAND_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 30.0
+PAUSE_SECONDS = 0.03
+LOG_TAIL_LINES = 25
+
+_PR_SET_PDEATHSIG = 1
+
+
+def wait_until(
+    condition: Callable[[], T | None], what: str, seconds: float = WAIT_SECONDS_MAX, pause: float = PAUSE_SECONDS
+) -> T:
+    """Return the first true answer of ``condition``; an AssertionError that names ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(pause)
+
+
+class Refused(Exception):
+    """The control socket answered with an error: ``code`` of JSON-RPC, ``data`` of ours."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error["message"])
+        self.code: int = error["code"]
+        self.data: dict[str, Any] = error.get("data") or {}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    arguments: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def objects(self) -> list[Any]:
+        """Every JSON object of stdout, one a line (or one over all lines)."""
+        try:
+            return [json.loads(self.stdout)]
+        except ValueError:
+            return [json.loads(line) for line in self.stdout.splitlines() if line.strip()]
+
+    @property
+    def json(self) -> Any:
+        """The last JSON object of stdout."""
+        objects = self.objects
+        assert objects, f"{self} printed no JSON"
+        return objects[-1]
+
+    def __str__(self) -> str:
+        return f"upswarm {' '.join(self.arguments)} -> {self.exit_code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+
+class Command:
+    """A command of the command line that runs beside the test."""
+
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str], folder: Path) -> None:
+        self.arguments = tuple(arguments)
+        self._stdout = tempfile.TemporaryFile(dir=folder)
+        self._stderr = tempfile.TemporaryFile(dir=folder)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "upswarm", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._stdout,
+            stderr=self._stderr,
+            env=environment,
+            cwd=folder,
+            preexec_fn=die_with_parent,
+        )
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    @property
+    def printed(self) -> str:
+        """What stdout got so far."""
+        return _content(self._stdout)
+
+    @property
+    def told(self) -> str:
+        """What stderr got so far."""
+        return _content(self._stderr)
+
+    def wait(self, seconds: float = COMMAND_SECONDS_MAX) -> Done:
+        """Wait for its end."""
+        try:
+            exit_code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.close()
+            raise AssertionError(
+                f"upswarm {' '.join(self.arguments)} did not end in {seconds:.0f} s; "
+                f"stdout {self.printed[-2000:]!r}, stderr {self.told[-2000:]!r}"
+            ) from None
+        return Done(self.arguments, exit_code, self.printed, self.told)
+
+    def close(self) -> None:
+        """Kill it if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def _content(file: Any) -> str:
+    # Read by position: the child writes through the very same open file.
+    return os.pread(file.fileno(), 1 << 24, 0).decode("utf-8", "replace")
+
+
+def die_with_parent() -> None:
+    """Run in the child: SIGKILL when the test process dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Program:
+    """A tracker, a storage node or a daemon: one home, one process at a time, the same port after each start."""
+
+    def __init__(self, swarm: Swarm, kind: str, name: str, arguments: Sequence[str]) -> None:
+        self.swarm = swarm
+        self.kind = kind
+        self.name = name
+        self.home = swarm.folder / name
+        self.arguments = list(arguments)
+        self.environment: dict[str, str] = {}
+        self.ready: dict[str, Any] = {}
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
+    # --- its life ---
+
+    def start(self) -> Program:
+        """Start it and wait for its ready line."""
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start it without waiting."""
+        assert not self.running, f"{self} runs already"
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            log.write(f'{{"event": "=== start {self.starts}"}}\n'.encode())
+            log.flush()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "upswarm", "--home", str(self.home), self.kind, *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self.swarm.environment | self.environment,
+                cwd=self.swarm.folder,
+                preexec_fn=die_with_parent,
+            )
+        self.starts += 1
+
+    def wait_ready(self, seconds: float = READY_SECONDS_MAX) -> None:
+        """Wait for the ready line and remember the ports."""
+        assert self._process is not None and self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        line = bytearray()
+        descriptor = self._process.stdout.fileno()
+        while not line.endswith(b"\n"):
+            rest = deadline - time.monotonic()
+            readable = rest > 0 and select.select([descriptor], [], [], rest)[0]
+            assert readable, f"{self} was not ready in {seconds:.0f} s\n{self.log_tail()}"
+            data = os.read(descriptor, 4096)
+            assert data, f"{self} ended with {self._process.wait()} before it was ready\n{self.log_tail()}"
+            line += data
+        self.ready = json.loads(line)
+        assert self.ready["ready"] == self.kind
+        # The same place after a restart: others know it by its address.
+        self._pin("--listen", self.ready["listen"])
+        if "http" in self.ready and self.kind == "tracker":
+            self._pin("--http", self.ready["http"])
+
+    def _pin(self, flag: str, address: str) -> None:
+        self.arguments[self.arguments.index(flag) + 1] = address
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        self.end(signal.SIGKILL)
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """SIGTERM; return the exit code."""
+        return self.end(signal.SIGTERM, seconds)
+
+    def end(self, signal_number: int, seconds: float = 20.0) -> int:
+        """Send a signal that ends it and wait for that."""
+        assert self._process is not None
+        self._process.send_signal(signal_number)
+        try:
+            exit_code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self} did not end in {seconds:.0f} s\n{self.log_tail()}") from None
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+        return exit_code
+
+    def restart(self) -> None:
+        """SIGKILL and start again."""
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        """End of the test: kill whatever runs."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._process = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    # --- what it is ---
+
+    @property
+    def node(self) -> str:
+        """Its node id."""
+        return str(self.ready["node"])
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return str(self.ready["listen"])
+
+    @property
+    def state(self) -> Path:
+        """The folder of its state."""
+        return self.home / self.kind
+
+    @property
+    def identity(self) -> Path:
+        """The folder of its key and certificate."""
+        return self.state / "identity"
+
+    @property
+    def socket_path(self) -> Path:
+        """Its control socket."""
+        return self.state / "control.sock"
+
+    def resident_bytes(self) -> int:
+        """What it keeps in memory now (RSS)."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    # --- what it says ---
+
+    @property
+    def log_path(self) -> Path:
+        """Its stderr, of all starts."""
+        return self.swarm.folder / f"{self.name}.stderr"
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return its log lines; what is no JSON comes as event text."""
+        if not self.log_path.exists():
+            return []
+        lines: list[dict[str, Any]] = []
+        for text in self.log_path.read_text("utf-8", "replace").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                line = text
+            lines.append(line if isinstance(line, dict) else {"event": text})
+        return lines
+
+    def logged(self, event: str, **fields: str) -> list[dict[str, Any]]:
+        """Return the lines whose event begins with ``event`` and whose fields contain these texts."""
+        return [
+            line
+            for line in self.log()
+            if str(line.get("event", "")).startswith(event)
+            and all(text in str(line.get(field, "")) for field, text in fields.items())
+        ]
+
+    def wait_logged(self, event: str, *, more_than: int = 0, seconds: float = WAIT_SECONDS_MAX, **fields: str) -> None:
+        """Wait until more than ``more_than`` such lines are there."""
+        wait_until(
+            lambda: len(self.logged(event, **fields)) > more_than, f"{self} logs {event!r} with {fields}", seconds
+        )
+
+    def log_tail(self) -> str:
+        """Return the end of its log."""
+        if not self.log_path.exists():
+            return f"--- {self.name}: no log"
+        lines = self.log_path.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join([f"--- end of the log of {self.name}", *(line[:1500] for line in lines)])
+
+    # --- asking it ---
+
+    def call(self, method: str, /, seconds: float = WAIT_SECONDS_MAX, **params: Any) -> Any:
+        """Ask its control socket. Raises ``Refused``, and ``OSError`` when nobody answers there."""
+        *_, answer = self.conversation(method, params, seconds)
+        if "error" in answer:
+            raise Refused(answer["error"])
+        return answer["result"]
+
+    def conversation(self, method: str, params: dict[str, Any], seconds: float) -> Iterator[dict[str, Any]]:
+        """Yield notifications as they come, and the answer last."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(seconds)
+            connection.connect(str(self.socket_path))
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    message = json.loads(line)
+                    yield message
+                    if "method" not in message:
+                        return
+        raise ConnectionError(f"{self} hung up before it answered {method}")
+
+    def upswarm(self, *arguments: str | Path, check: bool = True, seconds: float = COMMAND_SECONDS_MAX) -> Done:
+        """Run a command of the command line on its home, and wait."""
+        done = self.begin(*arguments).wait(seconds)
+        assert not check or done.exit_code == 0, str(done)
+        return done
+
+    def begin(self, *arguments: str | Path) -> Command:
+        """Run a command beside the test."""
+        return self.swarm.begin("--home", self.home, *arguments)
+
+
+class Swarm:
+    """A folder, a tracker, and what joins it. Use as a context manager: on leaving, every process is killed."""
+
+    def __init__(self) -> None:
+        # Short: the path of a Unix socket has little room.
+        self.folder = Path(tempfile.mkdtemp(prefix="up-", dir="/tmp"))
+        self.programs: list[Program] = []
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("UPSWARM_")}
+        self.environment |= {"PYTHONUNBUFFERED": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+        self._commands: list[Command] = []
+
+    def __enter__(self) -> Swarm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill everything and remove the folder."""
+        for command in self._commands:
+            command.close()
+        for program in self.programs:
+            program.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log_tails(self) -> str:
+        """Return the ends of all logs."""
+        return "\n".join(program.log_tail() for program in self.programs)
+
+    # --- members ---
+
+    def tracker(self, name: str = "tracker", *arguments: str) -> Program:
+        """Start a tracker; its first start makes the swarm."""
+        flags = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--no-mdns", *arguments]
+        return self.add("tracker", name, flags).start()
+
+    def storage(self, name: str = "storage", *arguments: str) -> Program:
+        """Join and start a storage node."""
+        return self._join(self._storage(name, arguments)).start()
+
+    def daemon(self, name: str, *arguments: str, **settings: str) -> Program:
+        """Join and start a daemon; ``settings`` go by the environment (``up_bytes_per_second="5M"``)."""
+        program = self.add("daemon", name, ["--listen", "127.0.0.1:0", "--no-mdns", *arguments])
+        program.environment = {f"UPSWARM_DAEMON_{key.upper()}": value for key, value in settings.items()}
+        return self._join(program).start()
+
+    def daemons(self, count: int, **settings: str) -> list[Program]:
+        """Join and start ``count`` daemons, the slow part side by side."""
+        programs = []
+        for number in range(count):
+            program = self.add("daemon", f"d{number}", ["--listen", "127.0.0.1:0", "--no-mdns"])
+            program.environment = {f"UPSWARM_DAEMON_{key.upper()}": value for key, value in settings.items()}
+            programs.append(self._join(program))
+        for program in programs:
+            program.launch()
+        for program in programs:
+            program.wait_ready()
+        return programs
+
+    def add(self, kind: str, name: str, arguments: Sequence[str]) -> Program:
+        """Return a program that is neither joined nor started."""
+        assert all(program.name != name for program in self.programs), name
+        program = Program(self, kind, name, arguments)
+        self.programs.append(program)
+        return program
+
+    def _storage(self, name: str, arguments: Sequence[str]) -> Program:
+        data = self.folder / f"{name}.data"
+        return self.add(
+            "storage", name, ["--listen", "127.0.0.1:0", "--data", str(data), "--no-mdns", *arguments]
+        )
+
+    def _join(self, program: Program) -> Program:
+        role = "storage" if program.kind == "storage" else "peer"
+        done = self.upswarm("--home", program.home, "join", self.invite(role))
+        assert done.exit_code == 0, str(done)
+        return program
+
+    def invite(self, role: str = "peer", **params: Any) -> str:
+        """Return an invite, made by the (first) tracker."""
+        tracker = self.programs[0]
+        assert tracker.kind == "tracker"
+        return str(tracker.call("invite", role=role, uses=1, expires_seconds=600, **params)["invite"])
+
+    # --- commands ---
+
+    def upswarm(self, *arguments: str | Path, seconds: float = COMMAND_SECONDS_MAX) -> Done:
+        """Run a command and wait."""
+        return self.begin(*arguments).wait(seconds)
+
+    def begin(self, *arguments: str | Path) -> Command:
+        """Run a command beside the test."""
+        command = Command([str(argument) for argument in arguments], self.environment, self.folder)
+        self._commands.append(command)
+        return command
+
+
+def ended(pid: int) -> bool:
+    """Whether no process of that number lives."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
