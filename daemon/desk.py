@@ -1,0 +1,276 @@
+"""One conversation with a storage node's desk: propose, prove or offer, and wait until the job has closed.
+
+``store`` is the uploader's half of design §4 steps 3 to 8; whom to talk to, and what to do when it fails, puts.py
+decides. The words are in docs/protocol.md#desk.
+
+What a storage node says about a job reaches us as messages on its link (``receive``): answers carry the number of our
+question, words about a job carry its tag. A job that falls silent is proposed again: the desk then says how it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from daemon.library import Library
+from daemon.putrecord import Put, PutState
+from exchange.engine import Engine
+from exchange.possession import proof_digest
+from protocol import messages as m
+from protocol.bitmap import Bitmap
+from protocol.errors import CommandError, LinkLost, RemoteProtocolError, StorageUnavailable
+from protocol.ids import NodeId, Tag
+from protocol.manifest import Manifest
+from runtime.link import Link
+from runtime.seam import Clock
+
+log = structlog.get_logger()
+
+# A desk that looks into its ledger and its backend answers in far less.
+ANSWER_SECONDS_MAX = 30.0
+# Progress comes a few times a second while a job moves. One that is quiet for so long may have been forgotten.
+QUIET_SECONDS_MAX = 30.0
+# Closed as stored but not granted, again and again: somebody is playing with us.
+ROUNDS_MAX = 5
+_WAITING_MAX = 64
+
+_Word = m.DeskAnswer | m.JobClosed | m.Failure
+
+
+@dataclass(eq=False, slots=True)
+class _Watch:
+    link: Link
+    put: Put
+    manifest: Manifest
+    words: trio.MemorySendChannel[_Word]
+    stored: Bitmap
+    requests: set[int] = field(default_factory=set)
+    heard_at: float = 0.0
+
+
+class Desk:
+    """All conversations of this node; ``receive`` and ``ended`` are fed by whoever serves the links."""
+
+    def __init__(self, clock: Clock, library: Library, engine: Engine, node: NodeId) -> None:
+        self._clock = clock
+        self._library = library
+        self._engine = engine
+        self._node = node
+        self._watches: list[_Watch] = []
+        self._last_request = 0
+
+    # --- what comes ---
+
+    def receive(self, link: Link, message: m.Message) -> bool:
+        """Take a message of a storage node; False when no put of ours waits for it."""
+        taken = False
+        for watch in list(self._watches):
+            if watch.link is not link:
+                continue
+            match message:
+                case m.DeskAnswer() | m.Failure() if message.request in watch.requests:
+                    self._say(watch, message)
+                case m.JobClosed() if message.tag == watch.manifest.tag:
+                    self._say(watch, message)
+                case m.JobProgress() if message.tag == watch.manifest.tag:
+                    self._progress(watch, message)
+                case m.Stored() if message.tag == watch.manifest.tag:
+                    self._stored(watch, message)
+                case _:
+                    continue
+            taken = True
+            watch.heard_at = self._clock.monotonic()
+        return taken
+
+    def ended(self, link: Link) -> None:
+        """``link`` has ended: whoever waits on it hears so."""
+        for watch in self._watches:
+            if watch.link is link:
+                watch.words.close()
+
+    def _say(self, watch: _Watch, word: _Word) -> None:
+        try:
+            watch.words.send_nowait(word)
+        except trio.WouldBlock:
+            watch.link.close("too-much", "more answers than questions")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # The conversation is over; its task has not run yet.
+
+    def _progress(self, watch: _Watch, progress: m.JobProgress) -> None:
+        put = watch.put
+        if put.state in (PutState.SENDING, PutState.COMMITTING):
+            committing = progress.state is m.JobState.COMMITTING
+            put.state = PutState.COMMITTING if committing else PutState.SENDING
+        self._store_more(watch, min(progress.bytes_stored, watch.manifest.size_bytes))
+        put.safe = progress.safe
+        put.pushed = {pushed.node: pushed.bytes_pushed for pushed in progress.pushed}
+        put.touch()
+
+    def _stored(self, watch: _Watch, stored: m.Stored) -> None:
+        for chunk in stored.chunks:
+            if chunk < watch.stored.length:
+                watch.stored.add(chunk)
+        self._store_more(watch, bytes_of(watch.manifest, watch.stored))
+
+    def _store_more(self, watch: _Watch, bytes_stored: int) -> None:
+        # Two sorts of messages tell of it, and either may be a little behind.
+        put = watch.put
+        put.bytes_stored = max(put.bytes_stored, bytes_stored)
+        put.storing.note(self._clock.monotonic(), put.bytes_stored)
+        put.touch()
+
+    # --- what we do ---
+
+    async def store(self, link: Link, put: Put, manifest: Manifest) -> m.JobClosed:
+        """Have ``put`` stored by the node at the other end, and return how its job ended.
+
+        Raises:
+            LinkLost: the link ended before; propose again.
+            StorageUnavailable: the desk cannot now.
+            CommandError: the desk refuses: ``refused`` for good, ``no-space`` there.
+            ChunkMissing: our file is no longer what it was.
+            RemoteProtocolError: they said something that is no answer.
+        """
+        with self._watching(link, put, manifest) as (watch, words):
+            for _ in range(ROUNDS_MAX):
+                answer = await self._propose(watch, words)
+                if isinstance(answer, m.JobClosed):
+                    return answer
+                closed: m.JobClosed | None
+                if answer.state is m.DeskState.STORED:
+                    closed = await self._prove(watch, words, answer)
+                else:
+                    closed = await self._deliver(watch, words, answer)
+                if closed is None:
+                    continue
+                if closed.state is not m.JobState.STORED or closed.proven:
+                    return closed
+            raise StorageUnavailable(f"{link.peer.node[:8]} closes the job again and again without granting it")
+
+    async def _propose(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word]) -> m.DeskAnswer | m.JobClosed:
+        tag, put = watch.manifest.tag, watch.put
+        request = self._request(watch)
+        watch.link.post(m.Propose(request=request, tag=tag, size_bytes=watch.manifest.size_bytes, name=put.name))
+        with self._deadline(watch.link):
+            while True:
+                word = await self._next(watch, words)
+                match word:
+                    case m.DeskAnswer() if word.request == request:
+                        if word.tag != tag:
+                            raise RemoteProtocolError("an answer about another tag")
+                        return word
+                    case m.Failure() if word.request == request:
+                        raise _refusal(word)
+                    case m.JobClosed() if word.state is m.JobState.STORED and word.proven:
+                        return word
+                    case _:
+                        pass  # About an earlier round.
+
+    async def _prove(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word], answer: m.DeskAnswer) -> m.JobClosed:
+        tag = watch.manifest.tag
+        pieces = [await self._library.read_range(tag, piece.offset, piece.length) for piece in answer.ranges]
+        request = self._request(watch)
+        digest = proof_digest(answer.nonce, self._node, tag, pieces)
+        watch.link.post(m.Proof(request=request, tag=tag, digest=digest))
+        with self._deadline(watch.link):
+            while True:
+                word = await self._next(watch, words)
+                if isinstance(word, m.Failure) and word.request == request:
+                    raise _refusal(word)
+                if isinstance(word, m.JobClosed) and word.proven:
+                    # Nothing of it was asked of us, in this life or an earlier one.
+                    watch.put.instant = not watch.put.pushed.get(self._node)
+                    return word
+
+    async def _deliver(
+        self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word], answer: m.DeskAnswer
+    ) -> m.JobClosed | None:
+        """Offer, and wait for the job's end; None when it fell silent."""
+        tag, put = watch.manifest.tag, watch.put
+        if answer.state is m.DeskState.PARTLY and answer.bitmap:
+            try:
+                watch.stored = Bitmap.from_bytes(tag.chunks, answer.bitmap)
+            except ValueError as error:
+                raise RemoteProtocolError(str(error)) from error
+        else:
+            watch.stored = Bitmap(tag.chunks)
+        put.state = PutState.SENDING
+        put.note = ""
+        put.bytes_stored = bytes_of(watch.manifest, watch.stored)
+        put.storing.note(self._clock.monotonic(), put.bytes_stored)
+        put.touch()
+        if answer.state is m.DeskState.NEW:
+            digests = watch.manifest.joined_digests()
+            watch.link.post(m.ManifestIs(tag=tag, size_bytes=watch.manifest.size_bytes, digests=digests))
+        self._engine.offer(watch.link, tag)
+        watch.heard_at = self._clock.monotonic()
+        while True:
+            quiet_seconds = self._clock.monotonic() - watch.heard_at
+            if quiet_seconds >= QUIET_SECONDS_MAX:
+                log.info("job is quiet; proposing again", tag=str(tag), node=watch.link.peer.node)
+                return None
+            with trio.move_on_after(QUIET_SECONDS_MAX - quiet_seconds):
+                word = await self._next(watch, words)
+                if isinstance(word, m.JobClosed):
+                    return word
+
+    async def _next(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word]) -> _Word:
+        try:
+            return await words.receive()
+        except trio.EndOfChannel:
+            raise LinkLost(watch.link.lost or "the link to storage ended") from None
+
+    @contextmanager
+    def _watching(
+        self, link: Link, put: Put, manifest: Manifest
+    ) -> Iterator[tuple[_Watch, trio.MemoryReceiveChannel[_Word]]]:
+        sender, receiver = trio.open_memory_channel[_Word](_WAITING_MAX)
+        watch = _Watch(link, put, manifest, sender, Bitmap(manifest.tag.chunks))
+        self._watches.append(watch)
+        try:
+            if not link.alive:
+                raise LinkLost(link.lost or "the link to storage is closing")
+            yield watch, receiver
+        finally:
+            self._watches.remove(watch)
+
+    @contextmanager
+    def _deadline(self, link: Link) -> Iterator[None]:
+        with trio.move_on_after(ANSWER_SECONDS_MAX) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise LinkLost(f"{link.remote}: the desk did not answer in {ANSWER_SECONDS_MAX:.0f} s")
+
+    def _request(self, watch: _Watch) -> int:
+        self._last_request = (self._last_request + 1) % 2**32
+        watch.requests.add(self._last_request)
+        return self._last_request
+
+
+def bytes_of(manifest: Manifest, chunks: Bitmap) -> int:
+    """Return how many bytes these chunks have together."""
+    layout = manifest.layout
+    if not chunks:
+        return 0
+    count = len(chunks) * layout.chunk_bytes
+    if layout.chunks - 1 in chunks:
+        count -= layout.chunk_bytes - layout.bytes_of(layout.chunks - 1)
+    return count
+
+
+def withdraw(link: Link, tag: Tag) -> None:
+    """Say that we no longer want ``tag`` stored."""
+    link.post(m.Withdraw(tag=tag))
+
+
+def _refusal(failure: m.Failure) -> CommandError | StorageUnavailable:
+    reason = failure.reason or failure.code
+    if failure.code == "no-space":
+        return CommandError("no-space", f"the storage node has no room: {reason}", 9)
+    if failure.code == "refused":
+        return CommandError("refused", f"the storage node refused: {reason}", 6)
+    return StorageUnavailable(f"the storage node cannot now: {reason}")
