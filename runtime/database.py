@@ -6,6 +6,7 @@ apsw rather than sqlite3: its VFS hook lets a simulation put the real SQLite on 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +22,12 @@ T = TypeVar("T")
 BUSY_SECONDS_MAX = 5.0
 
 
-def _turned(error: apsw.Error, path: Path) -> Exception:
+def _turned(error: apsw.Error, path: Path) -> Exception | None:
+    """Return what ``error`` is to the caller; None for a bug of ours, which is let fall as it is."""
     if isinstance(error, apsw.FullError):
         return StorageFull(f"{path.name}: {error}")
-    if isinstance(error, apsw.ConstraintError | apsw.SQLError | apsw.BindingsError):
-        return error  # a bug of ours; let it fall
+    if isinstance(error, apsw.ConstraintError | apsw.SQLError | apsw.BindingsError | apsw.MisuseError):
+        return None
     return StorageBroken(f"{path.name}: {error}")
 
 
@@ -47,6 +49,7 @@ class SqliteDatabase:
         """
 
         def prepare() -> apsw.Connection:
+            connection: apsw.Connection | None = None
             try:
                 connection = apsw.Connection(str(path), vfs=vfs)
                 connection.set_busy_timeout(int(BUSY_SECONDS_MAX * 1000))
@@ -57,6 +60,8 @@ class SqliteDatabase:
                 with connection:
                     connection.execute(schema)
             except apsw.Error as error:
+                if connection is not None:
+                    connection.close(True)
                 raise ConfigError(f"{path}: not usable as a database ({error}); restore it or move it away") from error
             return connection
 
@@ -66,18 +71,21 @@ class SqliteDatabase:
         """See ``seam.Database.transaction``."""
 
         def run() -> T:
+            connection = self._connection
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    result = work(self._connection.cursor())
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                result = work(connection.cursor())
+                connection.execute("COMMIT")
+            except BaseException as error:
+                # SQLite has rolled back already after some errors (a full disk among them), and a COMMIT that failed
+                # may have left the transaction open. A rollback that fails is named by the error that led to it.
+                if connection.in_transaction:
+                    with contextlib.suppress(apsw.Error):
+                        connection.execute("ROLLBACK")
+                turned = _turned(error, self._path) if isinstance(error, apsw.Error) else None
+                if turned is None:
                     raise
-                self._connection.execute("COMMIT")
-            except apsw.Error as error:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise _turned(error, self._path) from error
+                raise turned from error
             return result
 
         async with self._turn:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -24,6 +24,17 @@ from protocol.errors import ConfigError, NotTrusted
 from protocol.ids import NodeId, Role, node_id_from_bytes, node_id_of_key, node_id_to_bytes
 
 _SERIAL_BYTES = 19  # RFC 5280 §4.1.2.2: at most 20 octets, positive
+
+# All that cryptography raises for certificates and lists that are damaged, odd or of another kind.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,7 @@ class Peer:
     swarm: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Credentials:
     """A node's own identity, and whom it trusts. Replaced as a whole when anything of it changes."""
 
@@ -145,7 +156,7 @@ def judge(certificate: bytes, authorities: tuple[bytes, ...], revoked_serials: f
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         key = leaf.public_key()
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except _UNREADABLE as error:
         raise NotTrusted(f"a certificate that is none of ours: {error}") from error
     for issuer in issuers:
         try:
@@ -157,7 +168,10 @@ def judge(certificate: bytes, authorities: tuple[bytes, ...], revoked_serials: f
         raise NotTrusted("a certificate of another swarm")
     if len(uris) != 1 or not isinstance(key, Ed25519PublicKey):
         raise NotTrusted("a certificate that does not name one node")
-    parts = urlsplit(uris[0])
+    try:
+        parts = urlsplit(uris[0])
+    except ValueError as error:
+        raise NotTrusted(f"a certificate that does not name one node: {error}") from error
     role_text, _, node_text = parts.path.lstrip("/").partition("/")
     node = node_id_of_key(raw_public_key(key))
     if parts.scheme != "upswarm" or node_text != node or leaf.serial_number != serial_of(node):
@@ -182,7 +196,7 @@ def read_revocations(revocations: bytes, authorities: tuple[bytes, ...]) -> tupl
     try:
         crl = x509.load_der_x509_crl(revocations)
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except _UNREADABLE as error:
         raise NotTrusted(f"not a revocation list: {error}") from error
     for authority in authorities:
         key = x509.load_der_x509_certificate(authority).public_key()

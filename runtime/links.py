@@ -2,13 +2,18 @@
 
 A program hands in ``serve(link)``, which is called in a task of its own for every link, dialled or accepted, and reads
 it until it ends. Nothing here knows what is said on a link.
+
+Considered: trying a node's addresses one after the other. A laptop announces every interface it has, most of them lead
+nowhere from here, and a packet that is dropped costs ten seconds. They are tried side by side, a little apart; the
+first that proves to be the node wins.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Protocol
 
@@ -19,8 +24,8 @@ from protocol import messages as m
 from protocol.connection import Connection
 from protocol.errors import LinkLost, NotTrusted, RemoteProtocolError
 from protocol.ids import NodeAddress, NodeId, Role, parse_address
-from protocol.limits import PROTOCOL_VERSION
-from runtime.identity import Credentials
+from protocol.limits import PROTOCOL_VERSION, WORD_BYTES_MAX
+from runtime.identity import Credentials, Peer
 from runtime.link import Link, running
 from runtime.seam import ByteStream, Listener, Runtime, SecureStream
 from runtime.tls import Expected
@@ -30,6 +35,14 @@ log = structlog.get_logger()
 # Sockets that have not proven who they are: per address, and in all. 51 KiB each at most.
 STRANGERS_PER_HOST_MAX = 32
 STRANGERS_MAX = 1024
+# A member that opens link after link is broken or hostile; each may cost us megabytes of queued messages.
+LINKS_PER_NODE_MAX = 8
+# All addresses together, from the first packet to Hello. One that is reachable answers in a fraction of it.
+DIAL_SECONDS_MAX = 20.0
+# How long one address may keep the next one waiting (RFC 8305 §5 recommends 250 ms).
+DIAL_APART_SECONDS = 0.25
+# The join door: a question, an answer, the tracker's disk. It has its own deadlines within this.
+DOOR_SECONDS_MAX = 40.0
 AGENT = f"upswarm/{metadata.version('upswarm')}"
 FEATURES: tuple[str, ...] = ()
 
@@ -45,14 +58,12 @@ class Strangers:
     """How many connections have not proven anything yet, by host."""
 
     total: int = 0
-    hosts: dict[str, int] | None = None
+    hosts: dict[str, int] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def admit(self, remote: str) -> Iterator[bool]:
         """Count one while the block lasts; yields False when there are too many."""
-        if self.hosts is None:
-            self.hosts = {}
-        host = parse_address(remote)[0]
+        host = origin(remote)
         if self.total >= STRANGERS_MAX or self.hosts.get(host, 0) >= STRANGERS_PER_HOST_MAX:
             yield False
             return
@@ -65,6 +76,16 @@ class Strangers:
             self.hosts[host] -= 1
             if not self.hosts[host]:
                 del self.hosts[host]
+
+
+@dataclass
+class _Turn:
+    """Who dials a node, one at a time; and what came of it for those who waited."""
+
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    takers: int = 0
+    failed: int = 0
+    trouble: LinkLost | NotTrusted = field(default_factory=LinkLost)
 
 
 class Links:
@@ -86,7 +107,7 @@ class Links:
         self._serve = serve
         self._serve_door = serve_door
         self._links: dict[Link, None] = {}
-        self._dialling: dict[NodeId, trio.Lock] = {}
+        self._dialling: dict[NodeId, _Turn] = {}
         self._strangers = Strangers()
         self._nursery: trio.Nursery | None = None
 
@@ -125,15 +146,26 @@ class Links:
         """
         if address.node == self.credentials.node:
             raise LinkLost("that is ourselves")
-        turn = self._dialling.setdefault(address.node, trio.Lock())
+        turn = self._dialling.setdefault(address.node, _Turn())
+        failed_before = turn.failed
+        turn.takers += 1
         try:
-            async with turn:
+            async with turn.lock:
                 link = self.to(address.node)
                 if link is not None:
                     return link
-                return await self._dial_first(address.addresses, Expected(role=address.role, node=address.node))
+                if turn.failed > failed_before:
+                    # Whoever dialled while we waited tried just that; a queue of tries would take minutes.
+                    raise type(turn.trouble)(str(turn.trouble))
+                try:
+                    return await self._dial_first(address.addresses, Expected(role=address.role, node=address.node))
+                except (LinkLost, NotTrusted) as error:
+                    turn.failed += 1
+                    turn.trouble = error
+                    raise
         finally:
-            if not turn.statistics().tasks_waiting and not turn.locked():
+            turn.takers -= 1
+            if not turn.takers:
                 self._dialling.pop(address.node, None)
 
     async def dial_role(self, addresses: tuple[str, ...], role: Role) -> Link:
@@ -158,38 +190,84 @@ class Links:
         return m.Hello(
             version=PROTOCOL_VERSION,
             features=FEATURES,
-            name=self._name,
+            name=shorten(self._name),
             agent=AGENT,
             addresses=self.addresses,
         )
 
     async def _dial_first(self, addresses: tuple[str, ...], expected: Expected) -> Link:
-        failure: LinkLost | NotTrusted = LinkLost("it has no address")
-        for text in addresses:
-            try:
-                return await self._dial_one(text, expected)
-            except (LinkLost, NotTrusted) as error:
-                failure = error
-        raise failure
-
-    async def _dial_one(self, text: str, expected: Expected) -> Link:
-        host, port = parse_address(text)
-        raw = await self._runtime.network.dial(host, port)
-        stream, peer = await self._runtime.security.dial(raw, self.credentials, expected)
-        link = Link(stream, peer, Connection(self.credentials.role, peer.role), dialled=True)
+        if self._nursery is None:
+            raise LinkLost("we are not running")
         try:
-            await link.open(self.hello())
-            if self._nursery is None:
-                raise LinkLost("we are stopping")
+            with trio.fail_after(DIAL_SECONDS_MAX):
+                stream, peer = await self._race(addresses, expected)
+                link = Link(stream, peer, Connection(self.credentials.role, peer.role), dialled=True)
+                await self._open(link, stream)
+        except trio.TooSlowError as error:
+            raise LinkLost(f"no answer from {', '.join(addresses)} in {DIAL_SECONDS_MAX:.0f} s") from error
         except RemoteProtocolError as error:
-            stream.close()
-            raise LinkLost(f"{text}: {error}") from error
-        except BaseException:
-            stream.close()
-            raise
+            raise LinkLost(f"{stream.remote}: {error}") from error
+        # No await between Hello and here: who has stopped meanwhile has closed the stream with us.
         self._links[link] = None
         self._nursery.start_soon(self._live, link, name=f"link to {peer.role} {peer.node[:8]}")
         return link
+
+    async def _race(self, addresses: tuple[str, ...], expected: Expected) -> tuple[SecureStream, Peer]:
+        """Return the first stream on which the expected node proves itself."""
+        won: list[tuple[SecureStream, Peer]] = []
+        failures: list[LinkLost | NotTrusted] = []
+
+        async def attempt(text: str, over: trio.Event) -> None:
+            try:
+                stream, peer = await self._meet(text, expected)
+            except (LinkLost, NotTrusted) as error:
+                failures.append(error)
+                over.set()
+                return
+            if won:
+                stream.close()
+            else:
+                won.append((stream, peer))
+                racers.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as racers:
+                for text in dict.fromkeys(addresses):
+                    over = trio.Event()
+                    racers.start_soon(attempt, text, over, name=f"dial {text}")
+                    with trio.move_on_after(DIAL_APART_SECONDS):
+                        await over.wait()
+        except BaseException:
+            for stream, _ in won:
+                stream.close()
+            raise
+        if won:
+            return won[0]
+        # A wrong node says more than a silent address.
+        failures.sort(key=lambda failure: isinstance(failure, LinkLost))
+        raise failures[0] if failures else LinkLost("it has no address")
+
+    async def _meet(self, text: str, expected: Expected) -> tuple[SecureStream, Peer]:
+        host, port = parse_address(text)
+        raw = await self._runtime.network.dial(host, port)
+        stream, peer = await self._runtime.security.dial(raw, self.credentials, expected)
+        if peer.node == self.credentials.node:
+            stream.close()
+            raise LinkLost(f"{text}: that is ourselves")
+        return stream, peer
+
+    async def _open(self, link: Link, stream: SecureStream) -> None:
+        """Say Hello on both sides. The stream is closed when this raises."""
+        try:
+            await link.open(self.hello())
+            # Meanwhile we may have heard that they were shut out, or have begun to stop.
+            if self.credentials.is_revoked(link.peer.node):
+                raise LinkLost(f"{link.remote}: node {link.peer.node[:8]} was revoked")
+            if self._nursery is None:
+                raise LinkLost("we are stopping")
+        except BaseException:
+            stream.close()
+            raise
 
     async def _accept(self, listener: Listener) -> None:
         async with trio.open_nursery() as strangers:
@@ -211,24 +289,30 @@ class Links:
                 log.warning("stranger refused", remote=raw.remote, reason=str(error))
                 return
             if peer is None:
-                assert self._serve_door is not None
-                try:
-                    await self._serve_door(stream)
-                finally:
-                    stream.close()
+                await self._open_door(stream)
+                return
+            if sum(link.peer.node == peer.node for link in self._links) >= LINKS_PER_NODE_MAX:
+                log.warning("too many links", remote=raw.remote, peer=peer.node)
+                stream.close()
                 return
             link = Link(stream, peer, Connection(self.credentials.role, peer.role), dialled=False)
             try:
-                await link.open(self.hello())
+                await self._open(link, stream)
             except (LinkLost, RemoteProtocolError) as error:
                 log.warning("link refused", remote=raw.remote, peer=peer.node, reason=str(error))
-                stream.close()
                 return
-            except BaseException:
-                stream.close()
-                raise
         self._links[link] = None
         await self._live(link)
+
+    async def _open_door(self, stream: SecureStream) -> None:
+        assert self._serve_door is not None
+        try:
+            with trio.fail_after(DOOR_SECONDS_MAX):
+                await self._serve_door(stream)
+        except (LinkLost, RemoteProtocolError, trio.TooSlowError) as error:
+            log.warning("door shut", remote=stream.remote, reason=str(error) or "too slow")
+        finally:
+            stream.close()
 
     async def _live(self, link: Link) -> None:
         log.debug("link up", peer=link.peer.node, role=link.peer.role, remote=link.remote, dialled=link.dialled)
@@ -244,3 +328,22 @@ class Links:
         finally:
             self._links.pop(link, None)
             log.debug("link down", peer=link.peer.node, reason=link.lost)
+
+
+def origin(remote: str) -> str:
+    """Return what strangers are counted by: the host, or the /64 network of an IPv6 one, which one person has whole."""
+    host = parse_address(remote)[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
+
+
+def shorten(name: str) -> str:
+    """Return ``name`` cut to what fits a message: 64 bytes, whole characters."""
+    return name.encode("utf-8", "replace")[:WORD_BYTES_MAX].decode("utf-8", "ignore")

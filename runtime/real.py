@@ -6,6 +6,7 @@ copies each piece once more, and bulk data is what this project is about.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -13,6 +14,7 @@ import random
 import secrets
 import socket as stdlib_socket
 import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -229,7 +231,8 @@ class RealDisk:
             return _read_whole(file, path, _SECRET_BYTES_MAX)
 
     def write_small(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        # Two threads may write the same file at once; each has its own beginning of it.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
             try:
@@ -253,10 +256,13 @@ class TcpStream:
     def __init__(self, socket: trio.socket.SocketType, remote: str) -> None:
         self._socket = socket
         self._remote = remote
-        socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
-        # What the kernel cannot deliver for a minute is lost; without this a vanished peer holds a link for 15 minutes.
-        if hasattr(stdlib_socket, "TCP_USER_TIMEOUT"):
-            socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, 60_000)
+        # A connection that has died already may refuse options; the first read or write says so better.
+        with contextlib.suppress(OSError):
+            socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+            # What the kernel cannot deliver for a minute is lost; without this a vanished peer holds a link for 15
+            # minutes.
+            if hasattr(stdlib_socket, "TCP_USER_TIMEOUT"):
+                socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, 60_000)
 
     @property
     def remote(self) -> str:
@@ -314,15 +320,17 @@ class TcpNetwork:
         try:
             with trio.fail_after(DIAL_SECONDS_MAX):
                 stream = await trio.open_tcp_stream(host, port)
-        except (OSError, trio.TooSlowError) as error:
+        # A name that cannot be asked for (a label of more than 63 characters) is a UnicodeError, no OSError.
+        except (OSError, UnicodeError, trio.TooSlowError) as error:
             raise LinkLost(f"{format_address(host, port)}: {error or 'no answer'}") from error
         return TcpStream(stream.socket, format_address(host, port))
 
     async def listen(self, host: str, port: int) -> Listener:
         try:
             listeners = await trio.open_tcp_listeners(port, host=host, backlog=512)
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {format_address(host, port)}: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise ConfigError(f"cannot listen on {format_address(host, port)}: {reason or error}") from error
         for spare in listeners[1:]:
             spare.socket.close()
         return TcpListener(listeners[0].socket)

@@ -14,8 +14,8 @@ import os
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol, cast
+from weakref import WeakKeyDictionary
 
 import trio
 from cryptography import x509
@@ -108,6 +108,8 @@ class TlsStream:
                 self.certificate = self._tls.getpeercert(binary_form=True)
                 judge(self)
                 await self._flush()
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise LinkLost(f"{self.remote} hung up during the handshake") from error
         except ssl.SSLError as error:
             # The alert that tells them why lies in the outgoing BIO.
             # When they are gone already: the alert was a courtesy.
@@ -184,8 +186,19 @@ def _reason(error: ssl.SSLError) -> str:
     return (error.reason or error.strerror or str(error) or type(error).__name__).replace("_", " ").lower()
 
 
-@lru_cache(maxsize=16)
+# A context costs a millisecond and holds the private key: made once for each Credentials, and gone with them.
+_contexts: WeakKeyDictionary[Credentials, dict[tuple[bool, bool], ssl.SSLContext]] = WeakKeyDictionary()
+
+
 def _member_context(own: Credentials, *, server_side: bool, door: bool) -> ssl.SSLContext:
+    known = _contexts.setdefault(own, {})
+    context = known.get((server_side, door))
+    if context is None:
+        context = known[server_side, door] = _make_context(own, server_side=server_side, door=door)
+    return context
+
+
+def _make_context(own: Credentials, *, server_side: bool, door: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # The identity is the node id, which judge() compares; there are no host names here.
