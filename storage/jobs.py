@@ -118,13 +118,15 @@ class Job:
 
     def may_claim(self, node: NodeId) -> bool:
         """Whether there is room for a claim of ``node``."""
-        return node in self._claims or len(self._claims) < CLAIMS_MAX
+        return not self.live or node in self._claims or len(self._claims) < CLAIMS_MAX
 
     def claim(self, node: NodeId, name: str) -> None:
-        """``node`` wants this stored under ``name``; its latest word counts. A job that had ended opens again."""
+        """``node`` wants this stored under ``name``; its latest word counts. A job that had ended opens again, without
+        those who claimed it then."""
         assert self.may_claim(node)
         if not self.live:
             self._move(JobState.OPEN)
+            self._claims.clear()
         self._claims[node] = name
 
     def withdraw(self, node: NodeId) -> bool:

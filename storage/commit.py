@@ -1,0 +1,70 @@
+"""The last look before a file counts as stored: every chunk is read back and compared with its digest.
+
+What is durable was verified when it came, but from memory, not from the disk. Reading happens in threads, a chunk each,
+in pieces: memory does not depend on the file or the chunk size. Decides nothing but right or rotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from exchange.spool import Spool
+from protocol.errors import ChunkMissing
+from protocol.limits import MIB
+from protocol.manifest import Manifest
+from runtime.seam import Runtime
+from storage.backends.base import StoredObject
+
+_PIECE_BYTES = 1 * MIB
+
+
+async def rotten_in_spool(runtime: Runtime, spool: Spool) -> list[int]:
+    """Return the chunks of a complete spool file that are not what their digests say, in order."""
+
+    async def right(chunk: int) -> bool:
+        try:
+            return await spool.verify_chunk(chunk)
+        except OSError:
+            # A sector that cannot be read: written anew it may be remapped. If not, the write says so.
+            return False
+
+    return await _rotten(runtime, spool.manifest, right)
+
+
+async def rotten_in_object(runtime: Runtime, opened: StoredObject, manifest: Manifest) -> list[int]:
+    """Return the chunks of an object that are not what their digests say, in order."""
+
+    async def right(chunk: int) -> bool:
+        state = hashlib.sha256()
+        start, size = manifest.layout.offset_of(chunk), manifest.layout.bytes_of(chunk)
+        piece = memoryview(bytearray(min(_PIECE_BYTES, size)))
+        done = 0
+        try:
+            while done < size:
+                part = piece[: size - done]
+                await opened.read_into(part, start + done)
+                await runtime.run_sync(state.update, part)
+                done += len(part)
+        except ChunkMissing:
+            return False
+        return state.digest() == manifest.digests[chunk]
+
+    return await _rotten(runtime, manifest, right)
+
+
+async def _rotten(runtime: Runtime, manifest: Manifest, right: Callable[[int], Awaitable[bool]]) -> list[int]:
+    chunks = iter(range(manifest.layout.chunks))
+    found: list[int] = []
+
+    async def work() -> None:
+        for chunk in chunks:
+            if not await right(chunk):
+                found.append(chunk)
+
+    async with trio.open_nursery() as reading:
+        for number in range(min(runtime.cores, manifest.layout.chunks)):
+            reading.start_soon(work, name=f"verify {manifest.tag.root.hex()[:8]} {number}")
+    return sorted(found)

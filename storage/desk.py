@@ -1,0 +1,298 @@
+"""The desk: where an uploader proposes a file and hears "new", "partly" or "stored"; where it proves, and withdraws.
+
+Which answer it is, admission.py decides; what a challenge is, possession.py. Here the facts are gathered, the answer is
+carried out, and it is said. An answer of "partly" is durable before it is given, a job before it is announced.
+
+After "new" a problem (no room any more, a manifest that is not this tag's) is told by JobClosed (failed): the proposal
+itself has been answered by then. Nobody can make the desk remember much: proposals that wait for their manifest and
+challenges are bounded for each node, and expire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from protocol import messages as m
+from protocol.errors import ChunkMissing, IntegrityError, StorageFull, StorageUnavailable
+from protocol.ids import NodeId, Tag
+from protocol.manifest import Manifest
+from runtime.link import Link
+from runtime.seam import Runtime
+from storage.admission import CODE_BUSY, CODE_NO_SPACE, CODE_REFUSED, Refusal, Situation, answer_to
+from storage.backends.base import Backend
+from storage.holdings import StorageHoldings
+from storage.intake import Intake
+from storage.jobs import Job
+from storage.ledger import Ledger
+from storage.possession import NONCE_BYTES, SEED_BYTES, Challenges
+from storage.recovery import lose
+from storage.reports import sentence
+from storage.room import Room
+from storage.shelf import Shelf
+
+log = structlog.get_logger()
+
+# A manifest of 256 KiB takes two seconds at 1 Mbit/s; behind other transfers it may wait.
+MANIFEST_SECONDS_MAX = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A proposal that was answered "new"; its manifest is on the way."""
+
+    link: Link
+    name: str
+    size_bytes: int
+    expires_at: float
+
+
+class Desk:
+    """One for all links. ``node_jobs_max``: uploads one node may have open at once."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        ledger: Ledger,
+        backend: Backend,
+        shelf: Shelf,
+        intake: Intake,
+        holdings: StorageHoldings,
+        room: Room,
+        *,
+        node_jobs_max: int,
+    ) -> None:
+        self._runtime = runtime
+        self._ledger = ledger
+        self._backend = backend
+        self._shelf = shelf
+        self._intake = intake
+        self._holdings = holdings
+        self._room = room
+        self._node_jobs_max = node_jobs_max
+        self._challenges = Challenges()
+        self._expected: dict[tuple[NodeId, Tag], _Expected] = {}
+
+    async def handle(self, link: Link, message: m.Message) -> None:
+        """Deal with what the exchange did not take."""
+        match message:
+            case m.Propose():
+                await self._propose(link, message)
+            case m.ManifestIs():
+                await self._manifest(link, message)
+            case m.Proof():
+                await self._proof(link, message)
+            case m.Withdraw():
+                await self._intake.withdraw(message.tag, link.peer.node)
+            case _:
+                log.debug("message of no use here", type=type(message).__name__, node=link.peer.node)
+
+    def offered(self, link: Link, tag: Tag) -> None:
+        """``link`` offers ``tag``: it takes part in the job, or hears that there is no need to."""
+        if tag in self._shelf.stored:
+            link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=False, reason=""))
+        else:
+            self._intake.join(link, tag)
+
+    def gone(self, link: Link) -> None:
+        """``link`` has ended. Its jobs stay open: others may have the bytes, and it may come back."""
+        self._intake.leave(link)
+        for key, expected in list(self._expected.items()):
+            if expected.link is link:
+                self._forget_expected(key)
+
+    # --- Propose ---
+
+    async def _propose(self, link: Link, propose: m.Propose) -> None:
+        node, tag = link.peer.node, propose.tag
+        async with self._intake.turns.of(tag):
+            answer = answer_to(propose, await self._situation(node, tag))
+            try:
+                if answer is m.DeskState.PARTLY:
+                    await self._join_job(node, propose)
+            except StorageFull as error:
+                answer = Refusal(CODE_NO_SPACE, f"no room: {error}")
+            if answer is m.DeskState.NEW:
+                self._expect(link, propose)
+            elif answer is m.DeskState.STORED:
+                self._challenge(link, propose)
+                return
+            if isinstance(answer, Refusal):
+                self._refuse(link, propose.request, answer.code, answer.reason)
+                return
+            durable = self._shelf.durable(tag)
+            link.post(
+                m.DeskAnswer(
+                    request=propose.request,
+                    tag=tag,
+                    state=answer,
+                    bitmap=b"" if durable is None else durable.to_bytes(),
+                    nonce=b"",
+                    ranges=(),
+                )
+            )
+            # After the answer: the first thing an uploader hears of a job is whether it has one.
+            self._intake.join(link, tag)
+
+    async def _situation(self, node: NodeId, tag: Tag) -> Situation:
+        self._expire()
+        free_bytes = await self._room.free_bytes() + self._room.promised(tag)
+        # From here on nothing waits: what is decided is true when it is carried out.
+        live = self._shelf.live.get(tag)
+        resting = self._shelf.resting.get(tag)
+        jobs = self._shelf.live_jobs_of(node) + sum(who == node for who, _ in self._expected)
+        if (live is not None and node in live.job.uploaders) or (node, tag) in self._expected:
+            jobs -= 1
+        return Situation(
+            known_size_bytes=self._shelf.known_size_bytes(tag),
+            stored=tag in self._shelf.stored,
+            job_live=live is not None,
+            job_rests=resting is not None,
+            job_has_room=resting is not None and bool(resting.job.durable),
+            claims_full=live is not None and not live.job.may_claim(node),
+            free_bytes=free_bytes,
+            node_jobs=jobs,
+            node_jobs_max=self._node_jobs_max,
+        )
+
+    async def _join_job(self, node: NodeId, propose: m.Propose) -> None:
+        entry = self._shelf.live.get(propose.tag)
+        if entry is not None:
+            await self._intake.claim(entry, node, propose.name)
+        else:
+            resting = self._shelf.resting[propose.tag]
+            await self._intake.open_job(resting.job.manifest, node, propose.name)
+
+    def _expect(self, link: Link, propose: m.Propose) -> None:
+        key = (link.peer.node, propose.tag)
+        self._expected.pop(key, None)
+        self._expected[key] = _Expected(
+            link, propose.name, propose.size_bytes, self._runtime.clock.monotonic() + MANIFEST_SECONDS_MAX
+        )
+        self._room.promise(propose.tag, propose.size_bytes)
+
+    def _expire(self) -> None:
+        now = self._runtime.clock.monotonic()
+        # Oldest first: all live equally long.
+        for key, expected in list(self._expected.items()):
+            if expected.expires_at > now:
+                return
+            self._forget_expected(key)
+
+    def _forget_expected(self, key: tuple[NodeId, Tag]) -> None:
+        del self._expected[key]
+        if not any(tag == key[1] for _, tag in self._expected):
+            self._room.release(key[1])
+
+    # --- ManifestIs ---
+
+    async def _manifest(self, link: Link, message: m.ManifestIs) -> None:
+        node, tag = link.peer.node, message.tag
+        expected = self._expected.get((node, tag))
+        if expected is None:
+            log.debug("manifest that was not expected", tag=str(tag), node=node)
+            return
+        async with self._intake.turns.of(tag):
+            try:
+                manifest = await self._runtime.run_sync(Manifest.checked, tag, message.size_bytes, message.digests)
+                if manifest.size_bytes != expected.size_bytes:
+                    raise IntegrityError(f"{expected.size_bytes} bytes were proposed, not {manifest.size_bytes}")
+                await self._open(link, manifest, expected.name)
+            except (IntegrityError, StorageFull) as error:
+                log.warning("job not opened", tag=str(tag), node=node, reason=str(error))
+                link.post(
+                    m.JobClosed(tag=tag, state=m.JobState.FAILED, proven=False, reason=sentence(f"refused: {error}"))
+                )
+            finally:
+                if (node, tag) in self._expected:
+                    self._forget_expected((node, tag))
+        self._intake.join(link, tag)
+
+    async def _open(self, link: Link, manifest: Manifest, name: str) -> None:
+        """Open the job; somebody else may have opened or even finished it since "new" was said."""
+        node, tag = link.peer.node, manifest.tag
+        entry = self._shelf.live.get(tag)
+        if tag in self._shelf.stored:
+            link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=False, reason=""))
+        elif entry is None:
+            await self._intake.open_job(manifest, node, name)
+        elif entry.job.may_claim(node):
+            await self._intake.claim(entry, node, name)
+
+    # --- Proof ---
+
+    def _challenge(self, link: Link, propose: m.Propose) -> None:
+        token = self._runtime.token_bytes
+        challenge = self._challenges.issue(
+            link.peer.node,
+            propose.tag,
+            propose.name,
+            propose.size_bytes,
+            nonce=token(NONCE_BYTES),
+            seed=token(SEED_BYTES),
+            now=self._runtime.clock.monotonic(),
+        )
+        if challenge is None:
+            self._refuse(
+                link, propose.request, CODE_BUSY, "too many possession challenges are open; answer those first"
+            )
+            return
+        link.post(
+            m.DeskAnswer(
+                request=propose.request,
+                tag=propose.tag,
+                state=m.DeskState.STORED,
+                bitmap=b"",
+                nonce=challenge.nonce,
+                ranges=challenge.ranges,
+            )
+        )
+
+    async def _proof(self, link: Link, proof: m.Proof) -> None:
+        node, tag = link.peer.node, proof.tag
+        challenge = self._challenges.redeem(node, tag, self._runtime.clock.monotonic())
+        if challenge is None:
+            self._refuse(link, proof.request, CODE_REFUSED, "no challenge is open for this; propose again")
+            return
+        try:
+            async with await self._backend.open(tag) as opened:
+                pieces = await opened.read_ranges([(span.offset, span.length) for span in challenge.ranges])
+        except ChunkMissing as error:
+            async with self._intake.turns.of(tag):
+                await self._lose(tag, str(error))
+            self._refuse(link, proof.request, CODE_BUSY, "the stored copy cannot be read any more; propose again")
+            return
+        except StorageUnavailable as error:
+            self._refuse(link, proof.request, CODE_BUSY, f"the store does not answer: {error}; propose again")
+            return
+        if not challenge.accepts(proof.digest, pieces):
+            log.warning("possession proof failed", tag=str(tag), node=node)
+            self._refuse(link, proof.request, CODE_REFUSED, "your answer does not show that you have this file")
+            return
+        try:
+            async with self._intake.turns.of(tag):
+                self._shelf.put_stored(
+                    await self._ledger.add_name(tag, node, challenge.name, self._runtime.clock.wall())
+                )
+        except StorageFull as error:
+            self._refuse(link, proof.request, CODE_NO_SPACE, f"no room: {error}")
+            return
+        log.info("stored already, possession proven", tag=str(tag), node=node, name=challenge.name)
+        link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=True, reason=""))
+
+    async def _lose(self, tag: Tag, reason: str) -> None:
+        file = self._shelf.stored.get(tag)
+        if file is None:
+            return
+        manifest = await self._ledger.manifest(tag)
+        await lose(self._runtime, self._ledger, tag, reason)
+        self._shelf.drop_stored(tag)
+        await self._holdings.forget(tag)
+        if manifest is not None:
+            job = Job(manifest, state=m.JobState.FAILED, reason=reason)
+            self._shelf.put_resting(job, self._runtime.clock.wall())
+
+    def _refuse(self, link: Link, request: int, code: str, reason: str) -> None:
+        log.info("refused at the desk", node=link.peer.node, code=code, reason=reason)
+        link.post(m.Failure(request=request, code=code, reason=sentence(reason)))

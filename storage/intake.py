@@ -1,0 +1,327 @@
+"""Jobs from their opening to their end: each has a spool file, a swarm that fills it, and a task that sees it through.
+
+    open:    spool file with all its room, its folder synced, ledger row; only then is the job announced
+    fill:    the swarm requests, verifies and writes; durability.py acknowledges
+    commit:  everything is read back (commit.py); rotten chunks go back to the swarm
+    store:   the backend takes the file (fsync, rename, fsync of the folders)
+    ledger:  job state and names in one transaction; only then anybody hears "stored"
+
+A SIGKILL between any two steps is mended at the next start by recovery.py. A full disk pauses a job, with a reason,
+until there is room; a failed fsync ends the process. Who may open a job, and what it is granted, is not decided here
+(desk.py, jobs.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import trio
+
+from exchange.engine import Engine
+from exchange.spool import Spool
+from protocol.errors import ChunkMissing, StorageFull, StorageUnavailable
+from protocol.ids import NodeId, Tag
+from protocol.manifest import Manifest
+from protocol.messages import JobState
+from runtime.link import Link
+from runtime.seam import Runtime
+from storage.backends.base import Backend
+from storage.commit import rotten_in_spool
+from storage.durability import Durability
+from storage.jobs import Job
+from storage.ledger import Ledger
+from storage.reports import Reporter
+from storage.room import ROOM_SECONDS_BETWEEN, Room
+from storage.shared import Shared, Turns
+from storage.shelf import LiveJob, Shelf
+
+log = structlog.get_logger()
+
+
+def spool_path(folder: Path, tag: Tag) -> Path:
+    """Return where the spool file of ``tag`` is. Made of the tag alone: a name never becomes a path."""
+    return folder / str(tag)
+
+
+class Intake:
+    """``turns``: opening, claiming, withdrawing and storing of one tag happen one after the other."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        engine: Engine,
+        ledger: Ledger,
+        backend: Backend,
+        shelf: Shelf,
+        reporter: Reporter,
+        room: Room,
+        spool_folder: Path,
+    ) -> None:
+        self.turns: Turns[Tag] = Turns()
+        self._runtime = runtime
+        self._engine = engine
+        self._ledger = ledger
+        self._backend = backend
+        self._shelf = shelf
+        self._reporter = reporter
+        self._room = room
+        self._spool_folder = spool_folder
+        self._durability = Durability(runtime, ledger, self._acknowledged)
+        self._jobs: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after all jobs until cancelled.
+
+        Raises:
+            StorageBroken: what the disk holds is unknown; the process must end.
+        """
+        async with trio.open_nursery() as jobs:
+            self._jobs = jobs
+            await jobs.start(self._durability.run)
+            task_status.started()
+
+    # --- opening ---
+
+    async def open_job(self, manifest: Manifest, node: NodeId, name: str) -> LiveJob:
+        """Open a job that ``node`` claims, or one that rests. The caller has its turn.
+
+        Raises:
+            StorageFull: no room; nothing has changed.
+        """
+        tag = manifest.tag
+        spool = await self._open_spool(manifest)
+        try:
+            await self._ledger.open_job(manifest, node, name, self._runtime.clock.wall())
+        except StorageFull:
+            await spool.aclose()
+            if tag not in self._shelf.resting:
+                await self.remove_spool(tag)
+            raise
+        job = self._shelf.resting[tag].job if tag in self._shelf.resting else Job(manifest)
+        job.claim(node, name)
+        return self._begin(job, spool)
+
+    async def resume(self, job: Job) -> None:
+        """Go on with a job that was open when the process ended. One that has no room any more fails."""
+        try:
+            spool = await self._open_spool(job.manifest)
+        except StorageFull as error:
+            job.fail(f"no room to go on: {error}")
+            wall = self._runtime.clock.wall()
+            await self._ledger.end_job(job.tag, job.state, job.reason, wall)
+            self._shelf.put_resting(job, wall)
+            log.warning("job failed", tag=str(job.tag), reason=job.reason)
+            return
+        self._begin(job, spool)
+
+    async def _open_spool(self, manifest: Manifest) -> Spool:
+        path = spool_path(self._spool_folder, manifest.tag)
+        try:
+            spool = await Spool.open(self._runtime, path, manifest)
+        except StorageFull:
+            if manifest.tag not in self._shelf.resting:
+                await self.remove_spool(manifest.tag)
+            raise
+        # The file's name must be as durable as what is acknowledged in it.
+        await self._runtime.run_sync(self._runtime.disk.sync_folder, self._spool_folder)
+        return spool
+
+    async def remove_spool(self, tag: Tag) -> None:
+        """Remove a spool file, durably; absent is fine."""
+
+        def work() -> None:
+            self._runtime.disk.remove(spool_path(self._spool_folder, tag))
+            self._runtime.disk.sync_folder(self._spool_folder)
+
+        await self._runtime.run_sync(work)
+
+    def _begin(self, job: Job, spool: Spool) -> LiveJob:
+        assert self._jobs is not None and job.tag not in self._shelf.live
+        wall = self._runtime.clock.wall()
+        held: list[LiveJob] = []
+
+        def on_verified(chunk: int, makers: Mapping[NodeId, int]) -> None:
+            self._durability.note(held[0], chunk, makers)
+
+        swarm = self._engine.fetch(job.manifest, spool, job.durable, on_verified)
+        entry = LiveJob(job, Shared(spool, spool.aclose), swarm, opened_at=int(wall), moved_at=wall)
+        held.append(entry)
+        if job.durable.complete:
+            entry.all_durable.set()
+        self._shelf.put_live(entry)
+        self._jobs.start_soon(self._live, entry, name=f"job {job.tag.root.hex()[:8]}")
+        self._reporter.turned(entry)
+        log.info("job open", tag=str(job.tag), size_bytes=job.manifest.size_bytes, chunks_stored=len(job.durable))
+        return entry
+
+    # --- who takes part ---
+
+    def join(self, link: Link, tag: Tag) -> None:
+        """``link`` uploads or helps; it hears how the job of ``tag`` goes, if there is one."""
+        entry = self._shelf.live.get(tag)
+        if entry is not None:
+            entry.audience[link] = None
+            self._reporter.moved(entry)
+
+    def leave(self, link: Link) -> None:
+        """``link`` has ended."""
+        for entry in self._shelf.live.values():
+            if entry.audience.pop(link, "") is None:
+                self._reporter.moved(entry)
+
+    def offers_changed(self, tag: Tag) -> None:
+        """Somebody offers more or less of ``tag``: whether it is safe may have changed."""
+        entry = self._shelf.live.get(tag)
+        if entry is not None:
+            self._reporter.moved(entry)
+
+    async def claim(self, entry: LiveJob, node: NodeId, name: str) -> None:
+        """``node`` wants a live job's file too. The caller has the tag's turn."""
+        await self._ledger.claim(entry.tag, node, name)
+        entry.job.claim(node, name)
+        self._reporter.turned(entry)
+
+    async def withdraw(self, tag: Tag, node: NodeId) -> None:
+        """``node`` no longer wants it; the last one's word cancels the job."""
+        async with self.turns.of(tag):
+            entry = self._shelf.live.get(tag)
+            if entry is None or node not in entry.job.uploaders:
+                return
+            if entry.job.withdraw(node):
+                await self._stop(entry)
+            else:
+                await self._ledger.withdraw(tag, node)
+                self._reporter.turned(entry)
+
+    async def cancel(self, entry: LiveJob, reason: str) -> None:
+        """End an open job unfinished; what is durable rests. The caller has the tag's turn."""
+        if entry.job.state is JobState.OPEN:
+            entry.job.cancel(reason)
+            await self._stop(entry)
+
+    async def _stop(self, entry: LiveJob) -> None:
+        entry.scope.cancel()
+        await entry.ended.wait()
+        while True:
+            if await self._close(entry):
+                return
+            await trio.sleep(ROOM_SECONDS_BETWEEN)
+
+    # --- the way of a job ---
+
+    async def _live(self, entry: LiveJob) -> None:
+        try:
+            with entry.scope:
+                await self._see_through(entry)
+        finally:
+            entry.ended.set()
+
+    async def _see_through(self, entry: LiveJob) -> None:
+        while True:
+            await self._fill(entry)
+            await entry.all_durable.wait()
+            entry.job.begin_commit()
+            self._reporter.turned(entry)
+            async with entry.spool.use() as spool:
+                rotten = await rotten_in_spool(self._runtime, spool)
+            if not rotten:
+                break
+            log.error("chunks rotted before commit", tag=str(entry.tag), chunks=rotten[:16], count=len(rotten))
+            await self._fetch_again(entry, rotten)
+        try:
+            await self._hand_over(entry)
+            finish = self._store
+        except ChunkMissing as error:
+            # Somebody took the spool file away under our hands.
+            log.error("spool file is gone", tag=str(entry.tag), reason=str(error))
+            entry.job.fail("its spool file disappeared from the storage node")
+            finish = self._close
+        while True:
+            async with self.turns.of(entry.tag):
+                if await finish(entry):
+                    return
+            await trio.sleep(ROOM_SECONDS_BETWEEN)
+
+    async def _fill(self, entry: LiveJob) -> None:
+        while not entry.swarm.complete:
+            try:
+                await entry.swarm.run()
+            except StorageFull as error:
+                log.warning("job waits for room", tag=str(entry.tag), reason=str(error))
+                entry.job.pause(f"no room: {error}")
+                self._reporter.turned(entry)
+                await trio.sleep(ROOM_SECONDS_BETWEEN)
+                await self._room.wait_free(1)
+                entry.job.pause("")
+                self._reporter.turned(entry)
+
+    def _acknowledged(self, entry: LiveJob, chunks: list[int]) -> None:
+        self._shelf.note_progress(entry)
+        self._reporter.stored(entry, chunks)
+        self._engine.gained(entry.tag, chunks)
+        if entry.job.durable.complete:
+            entry.all_durable.set()
+
+    async def _fetch_again(self, entry: LiveJob, rotten: list[int]) -> None:
+        durable = entry.job.durable.copy()
+        for chunk in rotten:
+            durable.discard(chunk)
+        await self._ledger.set_durable(entry.tag, durable)
+        entry.job.reopen(rotten)
+        entry.all_durable = trio.Event()
+        entry.swarm.reopen(rotten)
+        self._shelf.note_progress(entry)
+        self._reporter.turned(entry)
+        # While it was complete, new offers were answered "complete" and forgotten.
+        for link in list(entry.audience):
+            self._engine.ask(link, entry.tag)
+
+    async def _hand_over(self, entry: LiveJob) -> None:
+        """Let the backend take the file, again and again while it has no room or does not answer."""
+        while True:
+            try:
+                path = spool_path(self._spool_folder, entry.tag)
+                await self._backend.store(entry.tag, path, entry.job.manifest.size_bytes)
+                return
+            except StorageFull as error:
+                reason, seconds = f"no room: {error}", ROOM_SECONDS_BETWEEN
+            except StorageUnavailable as error:
+                reason, seconds = str(error), error.retry_after_seconds
+            log.warning("commit waits", tag=str(entry.tag), reason=reason)
+            await trio.sleep(seconds)
+
+    async def _store(self, entry: LiveJob) -> bool:
+        """The backend has it: now the ledger, and then everybody. False: the ledger has no room."""
+        job = entry.job
+        grants = job.grants()
+        try:
+            files = await self._ledger.store(entry.tag, grants, self._runtime.clock.wall())
+        except StorageFull as error:
+            log.warning("commit waits", tag=str(entry.tag), reason=str(error))
+            return False
+        job.finish()
+        self._shelf.put_stored(files)
+        self._shelf.drop_live(entry, resting_since=None)
+        entry.swarm.close()
+        self._reporter.closed(entry, frozenset(node for node, _ in grants))
+        await entry.spool.retire()
+        log.info("stored", tag=str(entry.tag), size_bytes=job.manifest.size_bytes, names=[name for _, name in grants])
+        return True
+
+    async def _close(self, entry: LiveJob) -> bool:
+        """It was cancelled or has failed: ledger, and then everybody. False: the ledger has no room."""
+        job, wall = entry.job, self._runtime.clock.wall()
+        try:
+            await self._ledger.end_job(entry.tag, job.state, job.reason, wall)
+        except StorageFull as error:
+            log.warning("end of a job waits", tag=str(entry.tag), reason=str(error))
+            return False
+        self._shelf.drop_live(entry, resting_since=wall)
+        entry.swarm.close()
+        self._engine.lost(entry.tag)
+        self._reporter.closed(entry, frozenset())
+        await entry.spool.retire()
+        log.info("job ended", tag=str(entry.tag), state=job.state.value, reason=job.reason)
+        return True

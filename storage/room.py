@@ -1,0 +1,63 @@
+"""How much this node may still take: what the disk and the backend have free, less the reserve, less what was promised.
+
+A promise is made when the desk answers "new" and kept until the job's spool file has taken its room on the disk, or the
+uploader thought better of it. Without it a hundred proposals at once would all be told that there is room for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+
+import trio
+
+from protocol.errors import StorageBroken
+from runtime.seam import Runtime
+from storage.backends.base import Backend
+
+# How often a job that stopped for lack of room looks whether there is some again.
+ROOM_SECONDS_BETWEEN = 5.0
+
+
+class Room:
+    """``reserve_bytes`` stay free whatever comes: a full disk would stop the ledger, and the machine around us."""
+
+    def __init__(self, runtime: Runtime, backend: Backend, spool_folder: Path, reserve_bytes: int) -> None:
+        self.reserve_bytes = reserve_bytes
+        self.last_free_bytes = 0  # as last looked; for heartbeats and pages
+        self._runtime = runtime
+        self._backend = backend
+        self._spool_folder = spool_folder
+        self._promised: dict[Hashable, int] = {}
+
+    async def free_bytes(self) -> int:
+        """Return how many bytes new jobs may take; never negative."""
+
+        def on_disk() -> int:
+            try:
+                return self._runtime.disk.free_bytes(self._spool_folder)
+            except OSError as error:
+                raise StorageBroken(f"{self._spool_folder}: {error}") from error
+
+        free = min(await self._runtime.run_sync(on_disk), await self._backend.room_bytes())
+        self.last_free_bytes = max(0, free - self.reserve_bytes - sum(self._promised.values()))
+        return self.last_free_bytes
+
+    def promise(self, key: Hashable, size_bytes: int) -> None:
+        """Keep room for ``key``; replaces an earlier promise to it."""
+        self._promised[key] = size_bytes
+
+    def promised(self, key: Hashable) -> int:
+        """Return what is kept for ``key``."""
+        return self._promised.get(key, 0)
+
+    def release(self, key: Hashable) -> None:
+        """The promise to ``key`` was kept, or is void."""
+        self._promised.pop(key, None)
+
+    async def wait_free(self, size_bytes: int) -> None:
+        """Wait until ``size_bytes`` are free."""
+        while True:
+            if await self.free_bytes() >= size_bytes:
+                return
+            await trio.sleep(ROOM_SECONDS_BETWEEN)

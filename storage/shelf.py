@@ -1,0 +1,150 @@
+"""Everything this storage node has, in memory: stored files, live jobs, and jobs that rest until they are put again.
+
+The ledger is the truth; this is what it says, kept where it can be asked without waiting, and what of it the tracker
+hears (the inventory). Decides only how a holding is told: a stored file as "all of it", a live job by its durable
+chunks, under the names of those uploaders that have delivered for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from exchange.spool import Spool
+from exchange.swarm import Swarm
+from protocol.bitmap import Bitmap
+from protocol.ids import NodeId, Tag
+from protocol.limits import NAMES_PER_TAG_MAX
+from protocol.messages import Holding
+from runtime.inventory import InventoryBook
+from runtime.link import Link
+from storage.jobs import Job
+from storage.ledger import StoredFile
+from storage.shared import Shared
+
+
+@dataclass(eq=False)
+class LiveJob:
+    """A job that is open or being committed, with what works on it. Belongs to intake.py."""
+
+    job: Job
+    spool: Shared[Spool]
+    swarm: Swarm
+    opened_at: int  # wall clock, for display and for the inventory
+    moved_at: float  # wall clock of the last sign of life
+    audience: dict[Link, None] = field(default_factory=dict)  # who uploads or helps, and hears how it goes
+    # Verified and not yet durable: chunk -> bytes by sender.
+    pending: dict[int, dict[NodeId, int]] = field(default_factory=dict)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    all_durable: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def tag(self) -> Tag:
+        """Whose upload it is."""
+        return self.job.tag
+
+    @property
+    def safe(self) -> bool:
+        """Whether all uploaders may leave: each chunk is durable, or offered by somebody who is none of them.
+
+        Chunks that are verified and not yet durable do not count: a power cut would take them.
+        """
+        missing = self.job.durable.missing()
+        return not missing or not missing - self.swarm.offered(without=self.job.uploaders)
+
+
+@dataclass(frozen=True, slots=True)
+class RestingJob:
+    """A job that ended unfinished; what is durable of it waits for a later put until it has rested long enough."""
+
+    job: Job
+    since: float  # wall clock
+
+
+class Shelf:
+    """See the module."""
+
+    def __init__(self, book: InventoryBook) -> None:
+        self.stored: dict[Tag, StoredFile] = {}
+        self.live: dict[Tag, LiveJob] = {}
+        self.resting: dict[Tag, RestingJob] = {}
+        self.book = book
+
+    def put_stored(self, files: list[StoredFile]) -> None:
+        """These are stored, under these names (now)."""
+        for file in files:
+            self.stored[file.tag] = file
+            self.book.hold(
+                Holding(
+                    tag=file.tag,
+                    size_bytes=file.size_bytes,
+                    names=file.names[:NAMES_PER_TAG_MAX],
+                    since=file.since,
+                    bitmap=b"",
+                )
+            )
+
+    def drop_stored(self, tag: Tag) -> None:
+        """It is not there any more."""
+        if self.stored.pop(tag, None) is not None:
+            self.book.drop(tag)
+
+    def put_live(self, entry: LiveJob) -> None:
+        """A job is live."""
+        self.resting.pop(entry.tag, None)
+        self.live[entry.tag] = entry
+        self.note_progress(entry)
+
+    def drop_live(self, entry: LiveJob, *, resting_since: float | None) -> None:
+        """A job has ended; it rests, or is stored (``put_stored`` says so), or is forgotten."""
+        del self.live[entry.tag]
+        if resting_since is not None:
+            self.put_resting(entry.job, resting_since)
+        if entry.tag not in self.stored:
+            self.book.drop(entry.tag)
+
+    def put_resting(self, job: Job, since: float) -> None:
+        """A job has ended unfinished; nobody claims it any more."""
+        assert not job.live
+        self.resting[job.tag] = RestingJob(job, since)
+
+    def note_progress(self, entry: LiveJob) -> None:
+        """More (or less) of a live job is durable."""
+        job = entry.job
+        if not job.durable:
+            self.book.drop(entry.tag)
+            return
+        names = dict.fromkeys(name for _, name in job.grants() if name)
+        self.book.hold(
+            Holding(
+                tag=entry.tag,
+                size_bytes=job.manifest.size_bytes,
+                names=tuple(names)[:NAMES_PER_TAG_MAX],
+                since=entry.opened_at,
+                bitmap=job.durable.to_bytes(),
+            )
+        )
+
+    def live_jobs_of(self, node: NodeId) -> int:
+        """Return how many live jobs ``node`` claims."""
+        return sum(node in entry.job.uploaders for entry in self.live.values())
+
+    def known_size_bytes(self, tag: Tag) -> int | None:
+        """Return the size of ``tag`` when its manifest is known here."""
+        if tag in self.stored:
+            return self.stored[tag].size_bytes
+        job = self.job_of(tag)
+        return None if job is None else job.manifest.size_bytes
+
+    def job_of(self, tag: Tag) -> Job | None:
+        """Return the live or resting job of ``tag``."""
+        if tag in self.live:
+            return self.live[tag].job
+        return self.resting[tag].job if tag in self.resting else None
+
+    def durable(self, tag: Tag) -> Bitmap | None:
+        """Return which chunks of a live or resting job are durable."""
+        job = self.job_of(tag)
+        return None if job is None else job.durable
