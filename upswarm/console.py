@@ -1,0 +1,165 @@
+"""What every verb shares: the home, ``--json``, where words go, and how an error becomes an exit code.
+
+Data goes to stdout, everything else to stderr. With ``--json`` a verb prints exactly one object (or one a line, when
+it follows something), also when it fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+from protocol.errors import CommandError, UpswarmError
+from runtime.config import parse_duration_seconds, parse_rate
+from runtime.places import Places, Program
+from upswarm.client import Client, NoProgram
+from upswarm.text import report, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNFINISHED = 7
+EXIT_INTERRUPTED = 130
+
+
+@dataclass
+class Console:
+    """The answers to "where" and "how" of one call of the command."""
+
+    home: Path | None = None
+    as_json: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def places(self, program: str) -> Places:
+        """Return the places of ``program`` under our home."""
+        return Places.of(self.home, program)
+
+    def client(self, program: str = "daemon") -> Client:
+        """Connect to ``program``.
+
+        Raises:
+            NoProgram: it does not run here.
+        """
+        return Client.of_home(self.home, program)
+
+    def any_client(self, *programs: Program) -> tuple[Client, Program]:
+        """Connect to the first of ``programs`` that runs here."""
+        first: NoProgram | None = None
+        for program in programs:
+            try:
+                return self.client(program), program
+            except NoProgram as error:
+                first = first or error
+        assert first is not None
+        raise first
+
+    def give(self, data: Any, text: Callable[[Any], str] = report) -> None:
+        """Print the answer: as JSON when asked for, else as ``text`` makes it."""
+        click.echo(as_json(data) if self.as_json else text(data))
+
+    def note(self, sentence: str) -> None:
+        """Tell the person something that is no data. Safe characters only; names were escaped by whoever wrote it."""
+        click.echo(sentence, err=True)
+
+    def fail(self, error: UpswarmError) -> NoReturn:
+        """Say what is wrong and end with its exit code."""
+        click.echo(f"upswarm: {shown(error)}", err=True)
+        if self.as_json:
+            click.echo(as_json({"error": failure(error)}))
+        sys.exit(error.exit_code)
+
+
+def as_json(data: Any) -> str:
+    """Return ``data`` as one line of JSON."""
+    return json.dumps(data, ensure_ascii=True)
+
+
+def failure(error: UpswarmError) -> dict[str, Any]:
+    """Return an error as programs read it."""
+    code = error.code if isinstance(error, CommandError) else type(error).__name__
+    return {"code": code, "message": str(error), "exit_code": error.exit_code}
+
+
+def _set_home(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    console = context.ensure_object(Console)
+    if value is not None:
+        console.home = value
+
+
+def _set_json(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    console = context.ensure_object(Console)
+    console.as_json = console.as_json or value
+
+
+def home_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb ``--home``."""
+    option = click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="UPSWARM_HOME",
+        callback=_set_home,
+        expose_value=False,
+        help="Keep config, state and sockets under this folder.",
+    )
+    return option(command)
+
+
+def json_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb ``--json``."""
+    option = click.option(
+        "--json", is_flag=True, callback=_set_json, expose_value=False, help="Print one JSON object on stdout."
+    )
+    return option(command)
+
+
+def verb(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb the console as its first argument, ``--home`` and ``--json``."""
+
+    @functools.wraps(command)
+    def with_console(*args: P.args, **kwargs: P.kwargs) -> R:
+        console = click.get_current_context().find_object(Console)
+        return command(console, *args, **kwargs)  # type: ignore[arg-type]  # the console stands before P
+
+    return home_option(json_option(with_console))
+
+
+class RateType(click.ParamType[float | str]):
+    """``20mbit``, ``2M`` or ``off``: bytes per second, or the word."""
+
+    name = "rate"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float | str:
+        if value == "off" or isinstance(value, float):
+            return value  # type: ignore[no-any-return]  # one of both, as just asked
+        try:
+            return parse_rate(str(value))
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
+class DurationType(click.ParamType[float]):
+    """``30s``, ``24h``: seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration_seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
+RATE = RateType()
+DURATION = DurationType()

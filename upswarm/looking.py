@@ -1,0 +1,111 @@
+"""Looking at the swarm without changing it: ls, show, status, peers, storage-nodes, events."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from runtime.places import PROGRAMS
+from upswarm.console import Console, as_json, verb
+from upswarm.text import report, shown, table, value_text
+
+WATCH_SECONDS = 1.0
+
+
+@click.command(name="ls")
+@click.option("--stored", is_flag=True, help="Only what storage nodes have.")
+@click.option("--local", is_flag=True, help="Only what this machine has.")
+@verb
+def list_files(console: Console, stored: bool, local: bool) -> None:
+    """List files: tag, size, name."""
+    client, program = console.any_client("daemon", "storage")
+    with client:
+        console.give(client.call("ls", {"stored": stored, "local": local} if program == "daemon" else {}), _listing)
+
+
+def _listing(data: Any) -> str:
+    """Return ``ls`` with tag, size and name in front, whatever else the program says about a file."""
+    records = data.get("files", data.get("tags")) if isinstance(data, dict) else data
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        return report(data)
+    first = [key for key in ("tag", "size", "name", "names", "state") if any(key in record for record in records)]
+    more = dict.fromkeys(key for record in records for key in record if key not in first)
+    heads = [*first, *more]
+    return table([[value_text(head, record.get(head)) for head in heads] for record in records], heads)
+
+
+@click.command()
+@click.argument("tag")
+@verb
+def show(console: Console, tag: str) -> None:
+    """Show one file: its chunks, who holds it, its job."""
+    with console.client() as daemon:
+        console.give(daemon.call("show", {"tag": tag}))
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
+@click.option("--of", "program", type=click.Choice(PROGRAMS), help="Whose; the first that runs here when not given.")
+@verb
+def status(console: Console, watch: bool, program: str | None) -> None:
+    """Show what the daemon (or the storage node, or the tracker) of this machine is doing."""
+    client = console.client(program) if program else console.any_client(*PROGRAMS)[0]
+    with client:
+        console.give(client.status())
+        while watch:
+            time.sleep(WATCH_SECONDS)
+            answer = client.status()
+            if sys.stdout.isatty() and not console.as_json:
+                click.clear()
+            console.give(answer)
+            sys.stdout.flush()
+
+
+@click.command()
+@verb
+def peers(console: Console) -> None:
+    """List the nodes this daemon is linked to, or sees on the LAN."""
+    with console.client() as daemon:
+        console.give(daemon.call("peers"))
+
+
+@click.command(name="storage-nodes")
+@verb
+def storage_nodes(console: Console) -> None:
+    """List the storage nodes and their room."""
+    with console.client() as daemon:
+        console.give(daemon.call("storage_nodes"))
+
+
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
+@verb
+def events(console: Console, follow: bool) -> None:
+    """Tell what happened, one line each, oldest first."""
+
+    def notice(method: str, params: dict[str, Any]) -> None:
+        if method == "event":
+            click.echo(as_json(params) if console.as_json else event_text(params))
+
+    with console.client() as daemon:
+        answer = daemon.events(notice, follow=follow)
+        for event in answer.get("events", []) if isinstance(answer, dict) else answer or []:
+            notice("event", event)
+
+
+def event_text(event: dict[str, Any]) -> str:
+    """Return an event as a line: when, what, and its fields."""
+    fields = dict(event)
+    when = fields.pop("time", fields.pop("at", None))
+    what = fields.pop("event", fields.pop("kind", "event"))
+    moment = (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when)) if isinstance(when, int | float) else shown(when or "")
+    )
+    rest = " ".join(f"{shown(key)}={value_text(key, value)}" for key, value in fields.items())
+    return f"{moment} {shown(what)} {rest}".strip()
+
+
+VERBS = (list_files, show, status, peers, storage_nodes, events)

@@ -1,0 +1,236 @@
+"""Moving files: put, get, share, unshare; and steering what moves: pause, resume, cancel, limit.
+
+The daemon moves them. Here paths are made absolute, its progress is shown, and its answer becomes words and an exit
+code: 0 only when what was asked for has happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from protocol.errors import CommandError
+from upswarm.client import Wait
+from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNFINISHED, RATE, Console, as_json, verb
+from upswarm.progress import Progress, progress_on
+from upswarm.text import duration_text, pushed_text, rate_text, shown, size_text
+
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@click.option("--name", help="Store it under this name instead of the file's own.")
+@click.option(
+    "--wait",
+    type=click.Choice(["stored", "safe", "no"]),
+    default="stored",
+    show_default=True,
+    help="Return when all is stored; when this machine may leave; or at once.",
+)
+@QUIET
+@verb
+def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, quiet: bool) -> None:
+    """Store files; a folder means every file below it."""
+    if name is not None and len(paths) > 1:
+        raise click.UsageError("--name fits one PATH only")
+    _check_there(paths)
+    ids: dict[str, None] = {}
+    with console.client() as daemon, _shown(quiet) as progress:
+
+        def notice(method: str, params: dict[str, Any]) -> None:
+            if params.get("id"):
+                ids[str(params["id"])] = None
+            progress.notice(method, params)
+
+        try:
+            outcome = daemon.put(paths, name=name, wait=cast(Wait, wait), progress=notice)
+        except KeyboardInterrupt:
+            daemon.close()
+            progress.__exit__(None, None, None)
+            _interrupted(console, list(ids))
+    results: list[dict[str, Any]] = [dict(result) for result in outcome["results"]]
+    console.give(results[0] if len(results) == 1 else {"results": results}, lambda _: _put_text(results))
+    if not console.as_json:
+        for result in results:
+            console.note(_put_note(result))
+    sys.exit(put_exit_code(results, wait))
+
+
+def put_exit_code(results: list[dict[str, Any]], wait: str) -> int:
+    """Return 0 when all happened that ``wait`` asked for, else the first failure's code."""
+    for result in results:
+        if result.get("error") or result.get("state") in ("failed", "cancelled"):
+            return _failure_of(result)[1]
+    if wait == "no":
+        return 0
+    ended = all(result.get("state") == "stored" or (wait == "safe" and _is_safe(result)) for result in results)
+    return 0 if ended else EXIT_UNFINISHED
+
+
+def _is_safe(result: Mapping[str, Any]) -> bool:
+    return bool(result.get("safe")) or result.get("state") == "safe"
+
+
+def _failure_of(result: Mapping[str, Any]) -> tuple[str, int]:
+    """Return sentence and exit code of a result that failed."""
+    error = result.get("error")
+    if isinstance(error, Mapping):
+        code = error.get("exit_code", EXIT_FAILED)
+        return str(error.get("message", "failed")), code if isinstance(code, int) and 1 <= code <= 255 else EXIT_FAILED
+    code = result.get("exit_code", EXIT_FAILED)
+    return str(error or result.get("state")), code if isinstance(code, int) and 1 <= code <= 255 else EXIT_FAILED
+
+
+def _put_text(results: list[dict[str, Any]]) -> str:
+    lines = []
+    for result in results:
+        where = result.get("link") or result.get("tag") or "-"
+        lines.append(f"{shown(result.get('state'))}  {shown(where)}  {shown(result.get('name'))}")
+    return "\n".join(lines)
+
+
+def _put_note(result: Mapping[str, Any]) -> str:
+    name = shown(result.get("name"))
+    if result.get("error"):
+        return f"{name}: {shown(_failure_of(result)[0])}"
+    size, seconds = int(result.get("size") or 0), float(result.get("seconds") or 0)
+    words = f"{name}: {size_text(size)} {shown(result.get('state'))}"
+    if result.get("instant"):
+        return f"{words}; it was there already, nothing was sent"
+    if seconds > 0:
+        words += f" in {duration_text(seconds)} ({rate_text(size / seconds)})"
+    pushed = result.get("pushed") or {}
+    return f"{words} | pushed: {pushed_text(pushed)}" if pushed else words
+
+
+def _interrupted(console: Console, ids: list[str]) -> None:
+    """Say that the jobs go on, and end."""
+    which = " ".join(shown(one) for one in ids) or "ID"
+    console.note("upswarm: no longer waiting; the upload goes on in the daemon")
+    console.note("  see it:  upswarm status")
+    console.note(f"  stop it: upswarm cancel {which}")
+    if console.as_json:
+        click.echo(as_json({"state": "interrupted", "ids": ids}))
+    sys.exit(EXIT_INTERRUPTED)
+
+
+@click.command()
+@click.argument("what", metavar="TAG|NAME|LINK")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File or folder to put it; here when not given.")
+@QUIET
+@verb
+def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
+    """Fetch a file, from all who have it. Interrupted, the same call goes on where it was."""
+    with console.client() as daemon, _shown(quiet) as progress:
+        try:
+            # A daemon has its own working folder; "here" is ours.
+            result = daemon.get(what, output if output is not None else Path.cwd(), progress=progress.notice)
+        except KeyboardInterrupt:
+            daemon.close()
+            progress.__exit__(None, None, None)
+            console.note("upswarm: interrupted; what has come is kept, the same get goes on from there")
+            if console.as_json:
+                click.echo(as_json({"state": "interrupted"}))
+            sys.exit(EXIT_INTERRUPTED)
+    console.give(result, lambda data: shown(data["path"]))
+    if not console.as_json:
+        size, seconds = int(result["size"]), float(result["seconds"])
+        rate = f" ({rate_text(size / seconds)})" if seconds > 0 else ""
+        console.note(f"{shown(result['name'])}: {size_text(size)} in {duration_text(seconds)}{rate}, verified")
+        if result.get("from"):
+            console.note(f"from: {pushed_text(result['from'])}")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@QUIET
+@verb
+def share(console: Console, paths: tuple[Path, ...], quiet: bool) -> None:
+    """Offer files for download, and to help others upload them, without storing them."""
+    _check_there(paths)
+    with console.client() as daemon, _shown(quiet) as progress:
+        console.give(daemon.share(paths, progress=progress.notice))
+
+
+@click.command()
+@click.argument("what", metavar="TAG|PATH|NAME")
+@verb
+def unshare(console: Console, what: str) -> None:
+    """Offer a file no longer; the file itself stays."""
+    path = Path(what)
+    with console.client() as daemon:
+        console.give(daemon.call("unshare", {"what": str(path.absolute()) if path.exists() else what}))
+
+
+def _steer(method: str, words: str) -> Callable[[Console, str | None], None]:
+    @click.command(name=method, help=words)
+    @click.argument("job", metavar="[ID]", required=False)
+    @verb
+    def steer(console: Console, job: str | None) -> None:
+        with console.client() as daemon:
+            console.give(daemon.call(method, {} if job is None else {"id": job}))
+
+    return steer
+
+
+pause = _steer("pause", "Pause one transfer, or all: nothing is sent and nothing requested.")
+resume = _steer("resume", "Go on with one paused transfer, or all.")
+
+
+@click.command()
+@click.argument("job", metavar="ID")
+@verb
+def cancel(console: Console, job: str) -> None:
+    """Give up an upload or download."""
+    with console.client() as daemon:
+        console.give(daemon.call("cancel", {"id": job}))
+
+
+@click.command()
+@click.argument("rates", nargs=-1, metavar="[up=RATE] [down=RATE] [help=RATE] | off")
+@verb
+def limit(console: Console, rates: tuple[str, ...]) -> None:
+    """Show or set budgets: up (all that leaves), down, help (what we push for others). "off" lifts them.
+
+    A RATE is 20mbit (bits), or 2M or 500KiB/s (bytes), or off.
+    """
+    with console.client() as daemon:
+        console.give(daemon.limit(**parse_limits(rates)))
+
+
+def parse_limits(rates: tuple[str, ...]) -> dict[str, float | str]:
+    """Return the budgets that ``rates`` set: bytes per second, or "off".
+
+    Raises:
+        click.UsageError: one of them is no budget.
+    """
+    if rates == ("off",):
+        return {"up": "off", "down": "off", "help": "off"}
+    limits: dict[str, float | str] = {}
+    for text in rates:
+        word, equals, rate = text.partition("=")
+        if not equals or word not in ("up", "down", "help"):
+            raise click.UsageError(f"{text!r}: up=RATE, down=RATE, help=RATE or off was expected")
+        limits[word] = RATE.convert(rate, None, None)
+    return limits
+
+
+def _check_there(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        if not path.exists():
+            raise CommandError("not-found", f"{path}: no such file or folder", 4)
+
+
+@contextlib.contextmanager
+def _shown(quiet: bool) -> Iterator[Progress]:
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        yield progress
+
+
+VERBS = (put, get, share, unshare, pause, resume, cancel, limit)
