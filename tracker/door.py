@@ -22,8 +22,8 @@ from protocol.errors import LinkLost, RemoteProtocolError, StorageFull
 from protocol.ids import NodeAddress, Role
 from protocol.limits import HELLO_SECONDS_MAX
 from runtime.seam import Runtime, SecureStream
-from tracker.authority import Authority
-from tracker.membership import Membership, Refused
+from tracker.membership import Refused
+from tracker.registrar import Registrar
 
 log = structlog.get_logger()
 
@@ -57,24 +57,12 @@ class DoorCounts:
 
 
 class Door:
-    """The door of one tracker; ``serve`` is the ``ServeDoor`` of runtime/links.py.
+    """The door of one tracker; ``serve`` is the ``ServeDoor`` of runtime/links.py. ``own_address`` says where the
+    tracker may be dialled when it is called."""
 
-    ``revocations`` and ``own_address`` say what is current when they are called.
-    """
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        authority: Authority,
-        membership: Membership,
-        *,
-        revocations: Callable[[], bytes],
-        own_address: Callable[[], NodeAddress],
-    ) -> None:
+    def __init__(self, runtime: Runtime, registrar: Registrar, own_address: Callable[[], NodeAddress]) -> None:
         self._runtime = runtime
-        self._authority = authority
-        self._membership = membership
-        self._revocations = revocations
+        self._registrar = registrar
         self._own_address = own_address
         self.counts = DoorCounts()
 
@@ -93,7 +81,7 @@ class Door:
 
     async def _ask(self, stream: SecureStream, connection: Connection) -> tuple[m.Join, bytes]:
         nonce = self._runtime.token_bytes(NONCE_BYTES)
-        await stream.send_all(connection.send(m.DoorOpen(authority=self._authority.der, nonce=nonce)))
+        await stream.send_all(connection.send(m.DoorOpen(authority=self._registrar.authority.der, nonce=nonce)))
         while (message := connection.next_message()) is None:
             count = await stream.receive_into(connection.wanted())
             if count == 0:
@@ -106,11 +94,10 @@ class Door:
 
     async def _decide(self, asked: tuple[m.Join, bytes], remote: str) -> m.Joined | m.Failure:
         join, nonce = asked
-        now = self._runtime.clock.wall()
         try:
             if not is_proven(join, nonce):
                 raise Refused("the proof does not fit the key: it must sign this door's nonce and the invite's token")
-            member = await self._membership.admit(join.token, join.public_key, join.name, now)
+            member, certificate = await self._registrar.admit(join.token, join.public_key, join.name)
         except Refused as error:
             self.counts.refused += 1
             log.warning("join refused", remote=remote, reason=error.sentence)
@@ -121,7 +108,7 @@ class Door:
         self.counts.joined += 1
         log.info("node joined", node=member.node, role=member.role, name=member.name, remote=remote)
         return m.Joined(
-            certificate=self._authority.issue(join.public_key, member.role, now),
-            revocations=self._revocations(),
+            certificate=certificate,
+            revocations=self._registrar.revocations,
             tracker=self._own_address(),
         )

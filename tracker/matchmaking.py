@@ -44,14 +44,12 @@ def is_helpful(job: Job, helper: Holder, stored: Holder | None) -> bool:
     return bool(helper.bitmap - stored.bitmap)
 
 
-def orders_of(job: Job, storage: NodeView | None, holders: Sequence[Holder]) -> list[tuple[NodeId, Order]]:
-    """Return who should offer the tag of ``job`` to its storage node. None when that node is not there: it tells its
-    jobs anew as soon as it is."""
-    if storage is None or not storage.fresh or not storage.addresses:
-        return []
-    order = Order(tag=job.tag, target=storage.address, lifetime_seconds=int(ORDER_SECONDS_MAX))
-    stored = next((holder for holder in holders if holder.node.node == job.storage), None)
-    return [(helper.node.node, order) for helper in holders if is_helpful(job, helper, stored)]
+def order_of(job: Job, storage: NodeView | None, helper: Holder, stored: Holder | None) -> Order | None:
+    """Return the order for ``helper`` to offer the tag of ``job`` to its storage node; None when it should not, or that
+    node is not there: it tells its jobs anew as soon as it is."""
+    if storage is None or not storage.fresh or not storage.addresses or not is_helpful(job, helper, stored):
+        return None
+    return Order(tag=job.tag, target=storage.address, lifetime_seconds=int(ORDER_SECONDS_MAX))
 
 
 def find_place(

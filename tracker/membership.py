@@ -12,7 +12,7 @@ judges invites; certificates carry their end in themselves.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ PREFIX_CHARACTERS_MIN = 6
 REVOKED_MAX = (REVOCATIONS_BYTES_MAX - 4096) // 40
 # Invites that have ended are kept so long, to tell an expired one from one that never was.
 _ENDED_KEPT_SECONDS = 30 * 86400
-_NAME_CHARACTERS_MAX = 64
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS invites (
@@ -43,7 +42,8 @@ CREATE TABLE IF NOT EXISTS nodes (
     node TEXT PRIMARY KEY,
     role TEXT NOT NULL,
     name TEXT NOT NULL,
-    token_sha256 BLOB,
+    public_key BLOB NOT NULL,
+    token_sha256 BLOB NOT NULL,
     joined INTEGER NOT NULL,
     certificate_expires INTEGER NOT NULL,
     revoked INTEGER
@@ -63,6 +63,7 @@ class Member:
     node: NodeId
     role: Role
     name: str
+    public_key: bytes = field(repr=False)
     joined: int
     certificate_expires: int
     revoked: int | None
@@ -150,34 +151,31 @@ class Membership:
                     raise Refused("the invite was used up; ask for a new one")
                 cursor.execute("UPDATE invites SET uses_left = uses_left - 1 WHERE token_sha256 = ?", (_hash(token),))
             cursor.execute(
-                "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (node) DO UPDATE SET"
+                "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (node) DO UPDATE SET"
                 " role = excluded.role, name = excluded.name, token_sha256 = excluded.token_sha256,"
                 " certificate_expires = max(certificate_expires, excluded.certificate_expires)",
-                (node, role, name[:_NAME_CHARACTERS_MAX], _hash(token), int(now), int(certificate_ends(now))),
+                (node, role, name, public_key, _hash(token), int(now), int(certificate_ends(now))),
             )
             return _member(cursor, node)
 
         return await self._database.transaction(work)
 
-    async def renew(self, node: NodeId, role: Role, name: str, now: float) -> Member:
-        """Record that ``node``, which has proven to be a member of ``role``, gets a new certificate.
-
-        A member that the register does not know (it was restored from a backup) is entered again: the certificate
-        it holds is proof enough.
+    async def renew(self, node: NodeId, now: float) -> Member:
+        """Record that ``node`` gets a new certificate for the key and the role it was admitted with.
 
         Raises:
-            Refused: it was revoked.
+            Refused: it was revoked, or the register does not know it.
         """
 
         def work(cursor: Any) -> Member:
-            known = cursor.execute("SELECT role, revoked FROM nodes WHERE node = ?", (node,)).fetchone()
-            if known is not None and known[1] is not None:
+            known = cursor.execute("SELECT revoked FROM nodes WHERE node = ?", (node,)).fetchone()
+            if known is None:
+                raise Refused("the tracker's register does not know this node; join again with a new invite")
+            if known[0] is not None:
                 raise Refused("this node was revoked")
-            # The register's word counts for the role: a later invite may have changed it.
             cursor.execute(
-                "INSERT INTO nodes VALUES (?, ?, ?, NULL, ?, ?, NULL) ON CONFLICT (node) DO UPDATE SET"
-                " certificate_expires = max(certificate_expires, excluded.certificate_expires)",
-                (node, role.value, name[:_NAME_CHARACTERS_MAX], int(now), int(certificate_ends(now))),
+                "UPDATE nodes SET certificate_expires = max(certificate_expires, ?) WHERE node = ?",
+                (int(certificate_ends(now)), node),
             )
             return _member(cursor, node)
 
@@ -227,7 +225,7 @@ class Membership:
         return await self._database.read(work)
 
 
-_SELECT = "SELECT node, role, name, joined, certificate_expires, revoked FROM nodes"
+_SELECT = "SELECT node, role, name, public_key, joined, certificate_expires, revoked FROM nodes"
 
 
 def _hash(token: bytes) -> bytes:
@@ -235,13 +233,19 @@ def _hash(token: bytes) -> bytes:
 
 
 def _row(row: tuple[Any, ...]) -> Member:
-    node, role, name, joined, expires, revoked = row
+    node, role, name, public_key, joined, expires, revoked = row
     try:
         known_role = Role(role)
     except ValueError as error:
         raise ConfigError(f"the register names {role!r}, which is no role; it was written by something else") from error
     return Member(
-        node=NodeId(node), role=known_role, name=name, joined=joined, certificate_expires=expires, revoked=revoked
+        node=NodeId(node),
+        role=known_role,
+        name=name,
+        public_key=public_key,
+        joined=joined,
+        certificate_expires=expires,
+        revoked=revoked,
     )
 
 

@@ -4,8 +4,8 @@ This interface is law for every index (tests/contract/index_contract.py holds th
 others may be shared by several trackers. It remembers and answers; whom to order to help whom, and where a new file
 should go, is decided in matchmaking.py.
 
-An index is soft state: it may forget everything at any time and is complete again two heartbeats later. So nothing in it
-is ever needed to keep a promise, and nothing in it is trusted further than a hint: only bytes are.
+An index is soft state: it may forget everything at any time and is complete again two heartbeats later. So nothing in
+it is ever needed to keep a promise, and nothing in it is trusted further than a hint: only bytes are.
 
 What MUST hold:
 
@@ -244,6 +244,10 @@ class Index(Protocol):
         """Return who holds something of ``tag``, by node id; silent ones too."""
         ...
 
+    async def holder(self, tag: Tag, node: NodeId, now: float) -> Holder | None:
+        """Return what one node holds of ``tag``; None when it says nothing of it."""
+        ...
+
     async def named(self, name: str, now: float) -> Tag | None:
         """Return the newest file of this name: what a storage node holds completely comes before what others say, then
         the newest ``since``, then the highest tag."""
@@ -267,6 +271,10 @@ class Index(Protocol):
 
     async def jobs_of(self, tag: Tag, now: float) -> tuple[Job, ...]:
         """Return the open jobs of one tag: one, or several when storage nodes disagree."""
+        ...
+
+    async def open_tags_of(self, node: NodeId, now: float) -> tuple[Tag, ...]:
+        """Return the tags of which the node holds something and a job is open, in their order."""
         ...
 
     async def ended_jobs(self, now: float) -> tuple[Job, ...]:

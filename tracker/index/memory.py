@@ -175,6 +175,10 @@ class MemoryIndex:
         """See ``base.Index``."""
         return self._holders_of(tag, now)
 
+    async def holder(self, tag: Tag, node: NodeId, now: float) -> Holder | None:
+        """See ``base.Index``."""
+        return self._holder(tag, node, now)
+
     async def named(self, name: str, now: float) -> Tag | None:
         """See ``base.Index``."""
         return newest_of(
@@ -213,6 +217,15 @@ class MemoryIndex:
     async def jobs_of(self, tag: Tag, now: float) -> tuple[Job, ...]:
         """See ``base.Index``."""
         return self._open_jobs_of(tag, now)
+
+    async def open_tags_of(self, node: NodeId, now: float) -> tuple[Tag, ...]:
+        """See ``base.Index``."""
+        entry = self._living(node, now)
+        if entry is None:
+            return ()
+        return tuple(
+            tag for tag in sorted(entry.held.keys() & self._jobs_by_tag.keys()) if self._open_jobs_of(tag, now)
+        )
 
     async def ended_jobs(self, now: float) -> tuple[Job, ...]:
         """See ``base.Index``."""
@@ -314,18 +327,18 @@ class MemoryIndex:
             if not calls:
                 del self._named[name]
 
+    def _holder(self, tag: Tag, node: NodeId, now: float) -> Holder | None:
+        view = self._view(node, now)
+        if view is None:
+            return None
+        held = self._nodes[node].held.get(tag)
+        if held is None:
+            return None
+        return Holder(node=view, bitmap=held.bitmap, size_bytes=held.size_bytes, names=held.names, since=held.since)
+
     def _holders_of(self, tag: Tag, now: float) -> tuple[Holder, ...]:
-        found = []
-        for node in sorted(self._holders.get(tag, ())):
-            view = self._view(node, now)
-            if view is not None:
-                held = self._nodes[node].held[tag]
-                found.append(
-                    Holder(
-                        node=view, bitmap=held.bitmap, size_bytes=held.size_bytes, names=held.names, since=held.since
-                    )
-                )
-        return tuple(found)
+        found = (self._holder(tag, node, now) for node in sorted(self._holders.get(tag, ())))
+        return tuple(holder for holder in found if holder is not None)
 
     def _since(self, tag: Tag, now: float) -> int | None:
         return max(

@@ -1,0 +1,79 @@
+"""Serves an ASGI application over plain HTTP/1.1 and HTTP/2: hypercorn, held to our bounds. Knows no application.
+
+The listening socket is made first, so that a wrong address is told before anything else starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket as stdlib_socket
+from typing import Any
+
+import trio
+from hypercorn.config import Config, Sockets
+from hypercorn.trio import serve
+
+from protocol.errors import ConfigError
+from protocol.ids import format_address, parse_address
+
+# From connecting to the end of the first request's head, and between requests.
+IDLE_SECONDS_MAX = 15.0
+# A reader that takes nothing for so long is cut off by the kernel. hypercorn shields its sends from cancellation: without
+# this, one stalled browser could keep a program from stopping.
+STALL_MILLISECONDS_MAX = 4000
+STOP_SECONDS_MAX = 1.0
+
+
+class _BoundConfig(Config):
+    """hypercorn's settings, with sockets that were made before."""
+
+    bound: Sockets
+
+    def create_sockets(self) -> Sockets:
+        return self.bound
+
+
+class HttpServer:
+    """Listens on ``address`` (port 0: any free one) from the moment it is made.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+
+    def __init__(self, address: str) -> None:
+        host, port = parse_address(address)
+        config = Config()
+        config.bind = [format_address(host, port)]
+        try:
+            self._sockets = config.create_sockets()
+        except OSError as error:
+            raise ConfigError(f"cannot serve HTTP on {address}: {error.strerror or error}") from error
+        (socket,) = self._sockets.insecure_sockets
+        if hasattr(stdlib_socket, "TCP_USER_TIMEOUT"):
+            # Accepted connections inherit it.
+            socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, STALL_MILLISECONDS_MAX)
+        host, port = socket.getsockname()[:2]
+        self.address = format_address(host, port)
+
+    def close(self) -> None:
+        """Stop listening, when ``run`` was never called."""
+        for socket in self._sockets.insecure_sockets:
+            socket.close()
+
+    async def run(self, app: Any, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the ASGI application ``app`` until cancelled."""
+        config = _BoundConfig()
+        config.bound = self._sockets
+        config.keep_alive_timeout = IDLE_SECONDS_MAX
+        config.read_timeout = round(IDLE_SECONDS_MAX)
+        config.graceful_timeout = STOP_SECONDS_MAX
+        config.shutdown_timeout = STOP_SECONDS_MAX
+        config.include_server_header = False
+        config.accesslog = None
+        config.errorlog = logging.getLogger("hypercorn.error")
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve, app, config)
+                task_status.started()
+        finally:
+            self.close()

@@ -1,0 +1,241 @@
+"""Links, heartbeats, questions: the tracker as its nodes meet it.
+
+Reads what nodes say, puts it into the index, answers, and sends the orders that follow. An order goes out at once over
+an open link when a job opens, when a node gains chunks of an open job's tag, at each heartbeat, and after a question
+for such a tag. What is decided is decided in matchmaking.py and answers.py; who may be here at all was decided in the
+handshake. Specification: docs/protocol.md#heartbeat.
+
+One task per link reads it; ``post`` never waits. Whoever asks much and reads little waits for himself (``wait_room``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from protocol import messages as m
+from protocol.errors import StorageFull
+from protocol.ids import NodeId, Role, Tag
+from runtime.link import Link
+from runtime.seam import Runtime
+from tracker.addresses import reachable_addresses
+from tracker.answers import answer_nodes, answer_tags, answer_where, failure
+from tracker.index.base import Index, Job, Profile
+from tracker.matchmaking import ORDERS_AT_ONCE_MAX, order_of
+from tracker.membership import Refused
+from tracker.registrar import Registrar
+
+log = structlog.get_logger()
+
+# A storage node that is gone for longer than so many heartbeats is not waited for when a file is to be put.
+GRACE_INTERVALS = 12
+# Clocks of nodes may be ahead of ours by so much; what is dated later is dated now, or it would win for ever.
+AHEAD_SECONDS_MAX = 60
+# A cancelled link still tells the index that its node has gone; a shared index may be slow.
+LEAVE_SECONDS_MAX = 2.0
+
+
+@dataclass
+class AccessCounts:
+    """What was heard and said since the start."""
+
+    heartbeats: int = 0
+    inventories: int = 0
+    questions: int = 0
+    orders: int = 0
+
+
+class Access:
+    """Serves the links of one tracker. ``own_hosts`` says this machine's addresses when it is called."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        index: Index,
+        registrar: Registrar,
+        *,
+        interval_seconds: float,
+        own_hosts: Callable[[], Sequence[str]],
+    ) -> None:
+        self.counts = AccessCounts()
+        self._runtime = runtime
+        self._index = index
+        self._registrar = registrar
+        self._interval_seconds = interval_seconds
+        self._own_hosts = own_hosts
+        self._links: dict[NodeId, list[Link]] = {}
+        # When we last ordered a node to help a job, so that a download that gains chunks twice a second is not ordered
+        # as often.
+        self._ordered: dict[tuple[NodeId, Tag, NodeId], float] = {}
+
+    @property
+    def links(self) -> int:
+        """How many links are open."""
+        return sum(len(links) for links in self._links.values())
+
+    async def run(self) -> None:
+        """Keep the index tidy until cancelled."""
+        while True:
+            await trio.sleep(self._interval_seconds)
+            now = self._runtime.clock.monotonic()
+            for node in await self._index.sweep(now):
+                log.info("node forgotten", node=node)
+            self._ordered = {
+                key: at
+                for key, at in self._ordered.items()
+                if now - at < self._interval_seconds and key[0] in self._links
+            }
+
+    async def serve(self, link: Link) -> None:
+        """Serve one link until it ends; see runtime/links.py."""
+        if link.peer.role is Role.TRACKER:
+            link.close("unexpected", "one tracker has nothing to say to another")
+            return
+        profile = Profile(
+            node=link.peer.node,
+            role=link.peer.role,
+            name=link.hello.name,
+            addresses=reachable_addresses(link.hello.addresses, link.remote, self._own_hosts()),
+        )
+        await self._index.arrived(profile, self._runtime.clock.monotonic())
+        self._links.setdefault(profile.node, []).append(link)
+        log.info("node connected", node=profile.node, role=profile.role, name=profile.name, remote=link.remote)
+        try:
+            link.post(m.Revocations(revocations=self._registrar.revocations))
+            async for message in link.messages():
+                if not link.alive:
+                    break  # revoked in the meantime: what it still says is not heard
+                await self._receive(link, profile, message)
+                await link.wait_room()
+        finally:
+            await self._leave(link, profile)
+
+    async def shut_out(self, node: NodeId) -> None:
+        """Forget a node that was revoked, and tell everybody. Its links are closed by ``Links.renew``."""
+        await self._index.forget(node)
+        message = m.Revocations(revocations=self._registrar.revocations)
+        for links in self._links.values():
+            for link in links:
+                link.post(message)
+
+    async def _leave(self, link: Link, profile: Profile) -> None:
+        links = self._links[profile.node]
+        links.remove(link)
+        if not links:
+            del self._links[profile.node]
+            with trio.move_on_after(LEAVE_SECONDS_MAX, shield=True):
+                await self._index.left(profile.node, self._runtime.clock.monotonic())
+        log.info("node disconnected", node=profile.node, reason=link.lost)
+
+    # --- what comes ---
+
+    async def _receive(self, link: Link, profile: Profile, message: m.Message) -> None:
+        now = self._runtime.clock.monotonic()
+        if isinstance(message, m.Heartbeat):
+            await self._beat(link, profile, message, now)
+        elif isinstance(message, m.Inventory):
+            await self._inventory(profile, message, now)
+        elif isinstance(message, m.JobUpdate):
+            await self._job(profile, message, now)
+        elif isinstance(message, m.Renew):
+            await self._renew(link, message)
+        elif isinstance(message, m.Where):
+            self.counts.questions += 1
+            grace_seconds = GRACE_INTERVALS * self._interval_seconds
+            answer = await answer_where(self._index, profile.node, message, now, grace_seconds=grace_seconds)
+            link.post(answer)
+            if isinstance(answer, m.WhereAnswer):
+                await self._order(profile.node, [answer.tag], now)
+        elif isinstance(message, m.ListNodes):
+            self.counts.questions += 1
+            link.post(await answer_nodes(self._index, message, self._registrar.revoked, now))
+        elif isinstance(message, m.ListTags):
+            self.counts.questions += 1
+            link.post(await answer_tags(self._index, message, now))
+        elif isinstance(message, m.Failure):
+            log.warning("node failed", node=profile.node, code=message.code, reason=message.reason)
+        else:
+            # protocol/states.py lets nothing else through.
+            raise AssertionError(f"{type(message).__name__} from {profile.role}")
+
+    async def _beat(self, link: Link, profile: Profile, heartbeat: m.Heartbeat, now: float) -> None:
+        self.counts.heartbeats += 1
+        wanted = await self._index.beat(profile, heartbeat, now)
+        link.post(
+            m.HeartbeatAnswer(
+                number=heartbeat.number,
+                interval_milliseconds=round(self._interval_seconds * 1000),
+                inventory_wanted=wanted,
+            )
+        )
+        await self._order(profile.node, await self._index.open_tags_of(profile.node, now), now)
+
+    async def _inventory(self, profile: Profile, inventory: m.Inventory, now: float) -> None:
+        self.counts.inventories += 1
+        gained = await self._index.take(profile.node, self._dated(inventory), now)
+        if gained is None:
+            log.debug("inventory out of step", node=profile.node, sequence=inventory.sequence)
+        elif gained:
+            await self._order(profile.node, gained, now, patient=True)
+
+    async def _job(self, profile: Profile, update: m.JobUpdate, now: float) -> None:
+        is_news = await self._index.job(profile.node, update, now)
+        log.debug("job", tag=str(update.tag), storage=profile.node, state=update.state, stored=update.chunks_stored)
+        if is_news:
+            holders = await self._index.holders(update.tag, now)
+            helpers = [holder.node.node for holder in holders if holder.node.node in self._links]
+            for helper in helpers:
+                await self._order(helper, [update.tag], now)
+
+    async def _renew(self, link: Link, message: m.Renew) -> None:
+        try:
+            certificate = await self._registrar.renew(link.peer.node)
+        except Refused as error:
+            link.post(failure(message.request, error.code, error.sentence))
+        except StorageFull as error:
+            log.error("register cannot grow", reason=str(error))
+            link.post(failure(message.request, "unavailable", "the tracker's disk is full"))
+        else:
+            log.info("certificate renewed", node=link.peer.node)
+            link.post(m.Renewed(request=message.request, certificate=certificate))
+
+    def _dated(self, inventory: m.Inventory) -> m.Inventory:
+        """Return ``inventory`` with what comes from the future dated now."""
+        wall = int(self._runtime.clock.wall())
+        if all(holding.since <= wall + AHEAD_SECONDS_MAX for holding in inventory.held):
+            return inventory
+        held = tuple(dataclasses.replace(holding, since=min(holding.since, wall)) for holding in inventory.held)
+        return dataclasses.replace(inventory, held=held)
+
+    # --- what goes ---
+
+    async def _order(self, node: NodeId, tags: Sequence[Tag], now: float, *, patient: bool = False) -> None:
+        """Order ``node`` to help the open jobs of ``tags``. ``patient``: not those it was ordered to help just now."""
+        given = 0
+        for tag in tags:
+            for job in await self._index.jobs_of(tag, now):
+                if given == ORDERS_AT_ONCE_MAX:
+                    return
+                key = (node, tag, job.storage)
+                last = self._ordered.get(key)
+                if patient and last is not None and now - last < self._interval_seconds:
+                    continue
+                order = await self._order_for(node, job, now)
+                link = next((link for link in reversed(self._links.get(node, ())) if link.alive), None)
+                if order is not None and link is not None:
+                    link.post(order)
+                    self._ordered[key] = now
+                    self.counts.orders += 1
+                    given += 1
+
+    async def _order_for(self, node: NodeId, job: Job, now: float) -> m.Order | None:
+        helper = await self._index.holder(job.tag, node, now)
+        if helper is None:
+            return None
+        storage = await self._index.node(job.storage, now)
+        stored = await self._index.holder(job.tag, job.storage, now)
+        return order_of(job, storage, helper, stored)

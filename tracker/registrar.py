@@ -1,0 +1,92 @@
+"""The registrar: joins what the register of members says (membership.py) to what the authority signs (authority.py).
+
+Everything that makes or unmakes a member goes through here, in this order: first the register, durably, then the
+signature, and only then whoever asked hears of it. Keeps the current revocation list, which every link is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protocol.ids import NodeId, Role
+from protocol.invite import Invite
+from runtime.seam import Runtime
+from tracker.authority import Authority
+from tracker.membership import Member, Membership
+
+TOKEN_BYTES = 32
+
+
+class Registrar:
+    """Members and their papers. ``open`` it."""
+
+    def __init__(self, runtime: Runtime, authority: Authority, membership: Membership) -> None:
+        self.authority = authority
+        self.revocations = b""  # DER, as it stands
+        self._runtime = runtime
+        self._membership = membership
+        self._revoked: dict[NodeId, Member] = {}
+
+    @classmethod
+    async def open(cls, runtime: Runtime, authority: Authority, membership: Membership) -> Registrar:
+        """Return the registrar with the list of who is shut out, signed anew."""
+        registrar = cls(runtime, authority, membership)
+        await registrar._sign()
+        return registrar
+
+    @property
+    def revoked(self) -> Mapping[NodeId, Member]:
+        """Who was shut out."""
+        return self._revoked
+
+    async def invite(self, role: Role, uses: int, expires_seconds: float, addresses: tuple[str, ...]) -> Invite:
+        """Return a new invite to the tracker at ``addresses``.
+
+        Raises:
+            CommandError: such invites are not given out.
+        """
+        token = self._runtime.token_bytes(TOKEN_BYTES)
+        expires = await self._membership.invite(token, role, uses, expires_seconds, self._runtime.clock.wall())
+        return Invite(
+            addresses=addresses, authority=self.authority.fingerprint, token=token, role=role, expires=expires
+        )
+
+    async def admit(self, token: bytes, public_key: bytes, name: str) -> tuple[Member, bytes]:
+        """Let in the node whose key was proven; return it and its certificate (DER).
+
+        Raises:
+            Refused: the invite does not admit it.
+        """
+        now = self._runtime.clock.wall()
+        member = await self._membership.admit(token, public_key, name, now)
+        return member, self.authority.issue(public_key, member.role, now)
+
+    async def renew(self, node: NodeId) -> bytes:
+        """Return a new certificate (DER) for a member.
+
+        Raises:
+            Refused: it is none, or none any more.
+        """
+        now = self._runtime.clock.wall()
+        member = await self._membership.renew(node, now)
+        return self.authority.issue(member.public_key, member.role, now)
+
+    async def revoke(self, prefix: str) -> Member:
+        """Shut out the node whose id is or begins with ``prefix``; ``revocations`` names it then.
+
+        Raises:
+            NotFound, CommandError: see ``Membership.revoke``.
+        """
+        member = await self._membership.revoke(prefix, self._runtime.clock.wall())
+        await self._sign()
+        return member
+
+    async def members(self) -> tuple[Member, ...]:
+        """Return all nodes that were ever let in, by id."""
+        return await self._membership.members()
+
+    async def _sign(self) -> None:
+        now = self._runtime.clock.wall()
+        shut_out = await self._membership.shut_out(now)
+        self._revoked = {member.node: member for member in await self._membership.members() if member.revoked}
+        self.revocations = self.authority.sign_revocations(shut_out.nodes, shut_out.number, now)
