@@ -21,7 +21,13 @@ from protocol.limits import ADDRESSES_MAX, FILE_BYTES_MAX, NAME_BYTES_MAX
 INVITE_PREFIX = "upswarm-invite-1-"
 LINK_SCHEME = "upswarm"
 _CHECKSUM_BYTES = 4
+_JOIN_PURPOSE = b"upswarm join 1"
 _INVITE_CHARACTERS_MAX = 4096
+
+
+def join_proof_text(nonce: bytes, token: bytes) -> bytes:
+    """Return what a joiner signs: it binds its key to this one conversation and to the invite."""
+    return _JOIN_PURPOSE + nonce + hashlib.sha256(token).digest()
 
 
 def _spelled(data: bytes) -> str:

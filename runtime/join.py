@@ -21,7 +21,7 @@ from protocol import messages as m
 from protocol.connection import Connection
 from protocol.errors import CommandError, LinkLost, NotTrusted, RemoteProtocolError
 from protocol.ids import NodeAddress, Role, parse_address
-from protocol.invite import Invite
+from protocol.invite import Invite, join_proof_text
 from protocol.limits import ADDRESSES_MAX
 from runtime.identity import Credentials, Peer, judge, raw_public_key
 from runtime.keyring import Keyring, is_joined, load_or_create_key, save_keyring
@@ -32,7 +32,6 @@ log = structlog.get_logger()
 
 # Everything at one address: connecting, the handshake, two short messages, and the tracker's disk.
 JOIN_SECONDS_MAX = 30.0
-PROOF_CONTEXT = b"upswarm join 1"
 _EXIT_CODES = {"unavailable": 5}
 _UNSPECIFIED = ("", "0.0.0.0", "::", "*")
 
@@ -96,7 +95,7 @@ async def _speak(
         raise RemoteProtocolError(f"{type(door).__name__} where DoorOpen was expected")
     tracker = _judge_door(stream, invite, door)
     public_key = raw_public_key(key.public_key())
-    proof = key.sign(PROOF_CONTEXT + door.nonce + hashlib.sha256(invite.token).digest())
+    proof = key.sign(join_proof_text(door.nonce, invite.token))
     await stream.send_all(
         connection.send(m.Join(token=invite.token, public_key=public_key, proof=proof, name=shorten(name)))
     )

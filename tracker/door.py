@@ -7,7 +7,6 @@ counts strangers per address (runtime/links.py). Specification: docs/protocol.md
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from protocol import messages as m
 from protocol.connection import Connection
 from protocol.errors import LinkLost, RemoteProtocolError, StorageFull
 from protocol.ids import NodeAddress, Role
+from protocol.invite import join_proof_text
 from protocol.limits import HELLO_SECONDS_MAX
 from runtime.seam import Runtime, SecureStream
 from tracker.membership import Refused
@@ -28,14 +28,8 @@ from tracker.registrar import Registrar
 log = structlog.get_logger()
 
 NONCE_BYTES = 32
-PROOF_CONTEXT = b"upswarm join 1"
 # The answer is small; who does not take it in this time is gone.
 ANSWER_SECONDS_MAX = 10.0
-
-
-def join_proof_text(nonce: bytes, token: bytes) -> bytes:
-    """Return what a joiner signs: it binds the key to this one conversation and to the invite."""
-    return PROOF_CONTEXT + nonce + hashlib.sha256(token).digest()
 
 
 def is_proven(join: m.Join, nonce: bytes) -> bool:
