@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.front_door import TAG, Notify, call, running
+
+from protocol.errors import CommandError, LinkLost, NotFound
+
+Capture = pytest.CaptureFixture[str]
+
+VERBS = [
+    "bugreport", "cancel", "check", "completion", "config", "daemon", "demo", "doctor", "events", "get", "invite",
+    "join", "leave", "limit", "ls", "nodes", "pause", "peers", "put", "resume", "revoke", "share", "show", "status",
+    "storage", "storage-nodes", "tag", "tracker", "unshare", "verify", "version",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_home_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("UPSWARM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+def stored(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "tag": TAG, "size": 3000, "name": name, "link": f"upswarm:{TAG}?name={name}&size=3000", "state": "stored",
+        "seconds": 1.5, "instant": False, "pushed": {"a" * 52: 2000, "b" * 52: 1000}, "id": "7", **more,
+    }  # fmt: skip
+
+
+def test_the_command_line_loads_no_trio() -> None:
+    code = "import upswarm.cli, sys; assert 'trio' not in sys.modules; assert 'rich' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_verb_is_there_and_explains_itself(capsys: Capture) -> None:
+    overview = call(capsys, "--help")
+    for verb in VERBS:
+        assert f"\n  {verb} " in overview.out
+        assert call(capsys, verb, "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("put",), ("put", "x", "--wait", "long"), ("limit", "up"), ("limit", "up=fast"),
+                  ("verify", "x", "notatag"), ("invite", "--expires", "moon"), ("demo", "--peers", "1")],
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(capsys: Capture, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with running(tmp_path, limit={}):
+        ended = call(capsys, "--home", tmp_path, *arguments)
+    assert (ended.code, ended.out) == (2, "") and ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("put", __file__), ("get", TAG), ("status",), ("ls",), ("nodes",), ("peers",), ("storage-nodes",), ("events",),
+     ("pause",), ("limit",), ("check",), ("invite",), ("revoke", "x"), ("show", TAG), ("cancel", "1"),
+     ("unshare", "x")],
+)  # fmt: skip
+def test_without_a_program_it_is_exit_code_3_and_says_how_to_start_one(
+    capsys: Capture, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    ended = call(capsys, *arguments, "--home", tmp_path)
+    assert (ended.code, ended.out) == (3, "") and "start it: upswarm" in ended.err
+
+
+def test_home_is_taken_from_flag_before_or_after_the_verb_and_from_the_environment(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, status={"peers": 3}):
+        assert call(capsys, "--home", tmp_path, "status").out == "peers: 3\n"
+        assert call(capsys, "status", "--home", tmp_path).out == "peers: 3\n"
+        monkeypatch.setenv("UPSWARM_HOME", str(tmp_path))
+        assert call(capsys, "status").out == "peers: 3\n"
+        assert call(capsys, "status", "--home", tmp_path / "else").code == 3
+
+
+def test_an_error_with_json_is_one_object_too(capsys: Capture, tmp_path: Path) -> None:
+    with running(tmp_path, get=NotFound("nobody has it")):
+        ended = call(capsys, "get", "x", "--json", "--home", tmp_path)
+    assert ended.code == 4 and "nobody has it" in ended.err
+    assert json.loads(ended.out) == {"error": {"code": "not-found", "message": "nobody has it", "exit_code": 4}}
+
+
+def test_what_the_network_wrote_cannot_move_the_cursor(capsys: Capture, tmp_path: Path) -> None:
+    evil = "\x1b[2Jx\u202e"
+    files = [{"tag": TAG, "size": 1, "name": evil}]
+    with running(
+        tmp_path, ls=files, status={evil: {evil: [evil]}}, put={"results": [stored(evil)]}, get=NotFound(evil)
+    ):
+        for arguments in (("ls",), ("status",), ("put", __file__), ("get", "x")):
+            ended = call(capsys, *arguments, "--home", tmp_path)
+            assert "\x1b" not in ended.out + ended.err and "\u202e" not in ended.out + ended.err
+            assert "\\x1b[2Jx\\u202e" in ended.out + ended.err
+
+
+# --- put ---
+
+
+def test_put_of_one_file_ends_with_one_flat_object(capsys: Capture, tmp_path: Path) -> None:
+    with running(tmp_path, put={"results": [stored("a")]}):
+        ended = call(capsys, "put", __file__, "--json", "--home", tmp_path)
+    assert ended.code == 0 and ended.out.count("\n") == 1
+    assert json.loads(ended.out) == stored("a")
+
+
+def test_put_of_several_files_ends_with_one_object_of_results(capsys: Capture, tmp_path: Path) -> None:
+    with running(tmp_path, put={"results": [stored("a"), stored("b")]}) as fake:
+        ended = call(capsys, "put", __file__, __file__, "--json", "--home", tmp_path)
+    assert [result["name"] for result in json.loads(ended.out)["results"]] == ["a", "b"]
+    assert fake.asked[0][1]["wait"] == "stored"
+
+
+def test_put_shows_progress_with_helpers_on_stderr_and_the_link_on_stdout(capsys: Capture, tmp_path: Path) -> None:
+    async def put(params: dict[str, Any], notify: Notify) -> Any:
+        progress = {"id": "7", "name": "a", "bytes_total": 3000, "bytes_stored": 1500, "rate": 1e6, "eta_seconds": 9}
+        await notify("progress", {**progress, "state": "hashing", "bytes_hashed": 10})
+        await notify("progress", {**progress, "state": "sending", "pushed": {"a" * 52: 1024}, "safe": True})
+        return {"results": [stored("a")]}
+
+    with running(tmp_path, put=put):
+        ended = call(capsys, "put", __file__, "--home", tmp_path)
+        quiet = call(capsys, "put", __file__, "-q", "--home", tmp_path)
+    assert ended.out == f"stored  upswarm:{TAG}?name=a&size=3000  a\n"
+    lines = ended.err.splitlines()
+    assert lines[0].startswith("a: hashing, 10 B of 2.9 KiB (0 %)")
+    assert lines[1] == (
+        "a: sending, 1.5 KiB of 2.9 KiB (50 %), 1.0 MB/s, 9.0 s left, safe to disconnect | aaaaaaaa 1.0 KiB"
+    )
+    assert lines[2] == "a: 2.9 KiB stored in 1.5 s (2.0 kB/s) | pushed: aaaaaaaa 2.0 KiB, bbbbbbbb 1000 B"
+    assert "hashing" not in quiet.err
+
+
+@pytest.mark.parametrize(
+    ("wait", "results", "code"),
+    [
+        ("stored", [stored("a")], 0),
+        ("stored", [stored("a"), stored("b", state="sending")], 7),
+        ("safe", [stored("a", state="sending", safe=True)], 0),
+        ("safe", [stored("a", state="sending")], 7),
+        ("no", [stored("a", state="hashing")], 0),
+        ("stored", [stored("a"), stored("b", state="failed", error="disk full")], 1),
+        ("no", [stored("b", state="failed", error={"code": "no-space", "message": "full", "exit_code": 9})], 9),
+        ("stored", [stored("b", state="failed", error="full", exit_code=9)], 9),
+        ("stored", [], 0),
+    ],
+)
+def test_put_is_0_only_when_what_was_asked_for_has_happened(
+    capsys: Capture, tmp_path: Path, wait: str, results: list[Any], code: int
+) -> None:
+    with running(tmp_path, put={"results": results}):
+        assert call(capsys, "put", __file__, "--wait", wait, "--home", tmp_path).code == code
+
+
+def test_put_of_what_is_not_there_is_exit_code_4_before_anybody_is_asked(capsys: Capture, tmp_path: Path) -> None:
+    with running(tmp_path, put={"results": []}) as fake:
+        ended = call(capsys, "put", tmp_path / "absent", "--home", tmp_path)
+    assert ended.code == 4 and fake.asked == []
+
+
+def test_a_name_fits_one_path_only(capsys: Capture, tmp_path: Path) -> None:
+    assert call(capsys, "put", __file__, __file__, "--name", "x", "--home", tmp_path).code == 2
+
+
+def test_interrupting_a_waiting_put_leaves_the_job_and_says_so(tmp_path: Path) -> None:
+    async def put(params: dict[str, Any], notify: Notify) -> Any:
+        import trio
+
+        await notify("progress", {"id": "job-7", "name": "a", "state": "sending", "bytes_total": 10})
+        await trio.sleep_forever()
+
+    with running(tmp_path, put=put) as fake:
+        command = [sys.executable, "-m", "upswarm", "put", __file__, "--json", "--home", str(tmp_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        assert b"sending" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert fake.cancelled.wait(20)
+    assert process.returncode == 130
+    assert b"the upload goes on" in err and b"upswarm status" in err and b"upswarm cancel job-7" in err
+    assert json.loads(out) == {"state": "interrupted", "ids": ["job-7"]}
+    assert [method for method, _ in fake.asked] == ["put"]
+
+
+# --- get and the rest ---
+
+
+def test_get_prints_where_the_file_is_and_puts_it_here_by_default(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = {"tag": TAG, "size": 3000, "name": "a", "path": "/x/a", "state": "done", "seconds": 1.0, "instant": False}
+    monkeypatch.chdir(tmp_path)
+    with running(tmp_path, get={**result, "from": {"a" * 52: 3000}}) as fake:
+        ended = call(capsys, "get", TAG, "--home", tmp_path)
+        there = call(capsys, "get", "name", "-o", "sub/x", "--json", "--home", tmp_path)
+    assert ended.out == "/x/a\n" and "verified" in ended.err and "from: aaaaaaaa 2.9 KiB" in ended.err
+    assert json.loads(there.out)["path"] == "/x/a"
+    assert [params["output"] for _, params in fake.asked] == [str(tmp_path), str(tmp_path / "sub/x")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (("pause",), ("pause", {})),
+        (("pause", "7"), ("pause", {"id": "7"})),
+        (("resume", "7"), ("resume", {"id": "7"})),
+        (("cancel", "7"), ("cancel", {"id": "7"})),
+        (("limit",), ("limit", {})),
+        (("limit", "off"), ("limit", {"up": "off", "down": "off", "help": "off"})),
+        (("limit", "up=20mbit", "help=off", "down=1M"), ("limit", {"up": 2.5e6, "help": "off", "down": 1e6})),
+        (("check",), ("check", {})),
+        (("check", TAG), ("check", {"tag": TAG})),
+        (("show", TAG), ("show", {"tag": TAG})),
+        (("ls", "--stored"), ("ls", {"stored": True, "local": False})),
+        (("unshare", "some name"), ("unshare", {"what": "some name"})),
+        (("peers",), ("peers", {})),
+        (("storage-nodes",), ("storage_nodes", {})),
+        (("leave", "--yes"), ("leave", {})),
+        (("share", __file__), ("share", {"paths": [__file__]})),
+    ],
+)
+def test_verbs_become_methods(
+    capsys: Capture, tmp_path: Path, arguments: tuple[str, ...], asked: tuple[str, dict[str, Any]]
+) -> None:
+    with running(tmp_path, **{asked[0]: {"done": True}}) as fake:
+        ended = call(capsys, *arguments, "--json", "--home", tmp_path)
+    assert (ended.code, json.loads(ended.out), fake.asked) == (0, {"done": True}, [asked])
+
+
+def test_the_trackers_verbs_go_to_the_tracker(capsys: Capture, tmp_path: Path) -> None:
+    with running(
+        tmp_path, "tracker", invite={"invite": "upswarm-invite-1-x"}, nodes=[{"node": "a" * 52}], revoke={"node": "abc"}
+    ) as fake:
+        assert (
+            call(capsys, "invite", "--uses", "3", "--expires", "1h", "--home", tmp_path).out == "upswarm-invite-1-x\n"
+        )
+        assert call(capsys, "nodes", "--home", tmp_path).out.splitlines()[0] == "NODE"
+        assert call(capsys, "revoke", "ab", "--home", tmp_path).out == "revoked abc\n"
+    assert fake.asked[0] == ("invite", {"role": "peer", "uses": 3, "expires_seconds": 3600})
+    assert fake.asked[2] == ("revoke", {"node": "ab"})
+
+
+def test_status_speaks_to_whoever_runs_here(capsys: Capture, tmp_path: Path) -> None:
+    with running(tmp_path, "storage", status={"jobs": [{"tag": "t", "bytes_stored": 2048}]}):
+        ended = call(capsys, "status", "--home", tmp_path)
+        assert call(capsys, "status", "--of", "daemon", "--home", tmp_path).code == 3
+    assert ended.out == "jobs:\n  TAG  BYTES_STORED\n  t    2.0 KiB\n"
+
+
+def test_watching_status_goes_on_until_interrupted(tmp_path: Path) -> None:
+    with running(tmp_path, status={"peers": 1}):
+        command = [sys.executable, "-m", "upswarm", "status", "--watch", "--json", "--home", str(tmp_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        for _ in range(2):
+            assert json.loads(process.stdout.readline()) == {"peers": 1}
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_events_are_lines_or_json_lines(capsys: Capture, tmp_path: Path) -> None:
+    async def events(params: dict[str, Any], notify: Notify) -> Any:
+        await notify("event", {"event": "stored", "tag": TAG, "size": 1024})
+        return {}
+
+    with running(tmp_path, events=events) as fake:
+        assert call(capsys, "events", "--home", tmp_path).out == f"stored tag={TAG} size=1.0 KiB\n"
+        ended = call(capsys, "events", "--follow", "--json", "--home", tmp_path)
+    assert json.loads(ended.out) == {"event": "stored", "tag": TAG, "size": 1024}
+    assert [params for _, params in fake.asked] == [{"follow": False}, {"follow": True}]
+
+
+def test_check_that_finds_rot_is_exit_code_8(capsys: Capture, tmp_path: Path) -> None:
+    with running(tmp_path, check={"ok": False, "rotten": [3]}):
+        assert call(capsys, "check", "--home", tmp_path).code == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(LinkLost("gone"), 5), (CommandError("refused", "no", 6), 6), (CommandError("no-space", "full", 9), 9)],
+)
+def test_exit_codes_follow_from_the_error(capsys: Capture, tmp_path: Path, error: Exception, code: int) -> None:
+    with running(tmp_path, show=error):
+        assert call(capsys, "show", TAG, "--home", tmp_path).code == code
+
+
+def test_a_reader_that_had_enough_is_no_traceback(tmp_path: Path) -> None:
+    with running(tmp_path, ls=[{"tag": TAG, "name": "x" * 100} for _ in range(2000)]):
+        process = subprocess.run(
+            f"{sys.executable} -m upswarm ls --home {tmp_path} | head -1", shell=True, capture_output=True, timeout=60
+        )
+    assert process.stdout.startswith(b"TAG") and process.stderr == b""
+
+
+def test_leaving_without_a_daemon_forgets_the_identity_and_nothing_else(capsys: Capture, tmp_path: Path) -> None:
+    identity = tmp_path / "daemon" / "identity"
+    identity.mkdir(parents=True)
+    (identity / "key.pem").write_text("key")
+    (tmp_path / "daemon" / "library.db").write_text("library")
+    assert call(capsys, "leave", "--home", tmp_path).code == 0
+    assert not identity.exists() and (tmp_path / "daemon" / "library.db").exists()
+    assert call(capsys, "leave", "--home", tmp_path).code == 4
