@@ -253,11 +253,11 @@ class Link:
             self._end("closed by us")
 
     def ping(self) -> None:
-        """Measure the round trip now."""
-        if self._ping_sent_at is None:
-            self._ping_number = (self._ping_number + 1) % 2**32
-            self._ping_sent_at = trio.current_time()
-            self.post(m.Ping(number=self._ping_number))
+        """Give a sign of life, and measure the round trip. An earlier Ping that is still unanswered is not waited for:
+        to the other side, which may be all right, we would be the silent ones."""
+        self._ping_number = (self._ping_number + 1) % 2**32
+        self._ping_sent_at = trio.current_time()
+        self.post(m.Ping(number=self._ping_number))
 
     async def _write(self) -> None:
         while self.lost is None:
