@@ -25,7 +25,7 @@ from daemon.openfiles import OpenFiles
 from exchange.engine import Held
 from protocol import messages as m
 from protocol.bitmap import Bitmap
-from protocol.errors import ChunkMissing, IntegrityError
+from protocol.errors import ChunkMissing, IntegrityError, StorageFull
 from protocol.ids import Tag
 from protocol.limits import NAMES_PER_TAG_MAX
 from protocol.manifest import Layout, Manifest
@@ -349,7 +349,11 @@ class Library:
         return good
 
     async def _delete(self, paths: list[Path]) -> None:
-        await self._database.transaction(lambda cursor: filerows.delete_files(cursor, paths))
+        try:
+            await self._database.transaction(lambda cursor: filerows.delete_files(cursor, paths))
+        except StorageFull as error:
+            # The rows no longer match their files; the next start drops them.
+            log.warning("dropped files not written down", reason=str(error))
 
 
 def _read_unchanged(file: File, status: FileStatus, target: memoryview, position: int) -> bool:

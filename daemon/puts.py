@@ -345,6 +345,8 @@ class Puts:
         put.touch()
 
     async def _end(self, put: Put, state: PutState, error: CommandError | None, began: float | None = None) -> None:
+        if put.state.final:
+            return
         put.state, put.error, put.note = state, error, ""
         if began is not None:
             put.seconds = round(self._runtime.clock.monotonic() - began, 3)
@@ -410,4 +412,8 @@ class Puts:
 
     async def _write(self, put: Put) -> None:
         row = row_of_put(put)
-        await self._database.transaction(lambda cursor: update_put(cursor, row))
+        try:
+            await self._database.transaction(lambda cursor: update_put(cursor, row))
+        except StorageFull as error:
+            # The row says less than is true; after a restart a little is done again.
+            log.warning("put not written down", id=put.id, reason=str(error))
