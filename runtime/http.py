@@ -18,10 +18,14 @@ from protocol.ids import format_address, parse_address
 
 # From connecting to the end of the first request's head, and between requests.
 IDLE_SECONDS_MAX = 15.0
-# A reader that takes nothing for so long is cut off by the kernel. hypercorn shields its sends from cancellation: without
-# this, one stalled browser could keep a program from stopping.
+# A reader that takes nothing for so long is cut off by the kernel. hypercorn shields its sends from cancellation:
+# without this, one stalled browser could keep a program from stopping.
 STALL_MILLISECONDS_MAX = 4000
 STOP_SECONDS_MAX = 1.0
+
+# Tracebacks of the application and of the server; where it listens is told by the program.
+_errors = logging.getLogger("hypercorn.error")
+_errors.setLevel(logging.WARNING)
 
 
 class _BoundConfig(Config):
@@ -70,7 +74,7 @@ class HttpServer:
         config.shutdown_timeout = STOP_SECONDS_MAX
         config.include_server_header = False
         config.accesslog = None
-        config.errorlog = logging.getLogger("hypercorn.error")
+        config.errorlog = _errors
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve, app, config)

@@ -33,7 +33,8 @@ class TrackerConfig:
     http_hosts: tuple[str, ...] = ()
     # A helper that got its chunks a moment ago is found within one; a dead one is given up after two and a half.
     heartbeat_seconds: float = 5.0
-    no_mdns: bool = False
+    # Tell the LAN where we are (addresses only; identity always comes from the handshake).
+    mdns: bool = True
     log_level: str = "info"
     # What people see; empty: the machine's name.
     name: str = ""

@@ -1,0 +1,276 @@
+"""The tracker put together: the one file that knows all its rooms.
+
+At start: the control socket first (its lock says that no second tracker uses this state), then authority and register,
+then listening, then the page; then the ready line. A signal cancels everything: links say goodbye, the register is
+closed last.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+
+from protocol.errors import ConfigError, UpswarmError
+from protocol.ids import NodeAddress, Role, parse_address
+from protocol.invite import Invite
+from runtime.control import ControlServer
+from runtime.hosts import own_hosts
+from runtime.http import HttpServer
+from runtime.links import Links
+from runtime.logs import setup_logs
+from runtime.places import Places
+from runtime.real import real_runtime
+from runtime.seam import Listener, Runtime
+from tracker.access import Access
+from tracker.addresses import own_addresses
+from tracker.authority import open_authority, open_identity
+from tracker.commands import Commands, version
+from tracker.config import TrackerConfig
+from tracker.door import Door
+from tracker.index.base import Index, Patience
+from tracker.index.memory import MemoryIndex
+from tracker.membership import Member, Membership
+from tracker.page import HostList, make_app
+from tracker.registrar import Registrar
+from tracker.statistics import About, Snapshots, TrackerStatistics, Traffic, take_statistics
+
+log = structlog.get_logger()
+
+# Our own certificate is good for weeks when it is due: an hour is soon enough to notice.
+RENEWAL_CHECK_SECONDS = 3600.0
+
+
+class Tracker:
+    """A tracker that listens. Made by ``run``; tests and commands use it."""
+
+    def __init__(
+        self,
+        config: TrackerConfig,
+        runtime: Runtime,
+        places: Places,
+        registrar: Registrar,
+        listener: Listener,
+        *,
+        http: str | None,
+        find_own_hosts: Callable[[], Sequence[str]],
+    ) -> None:
+        self.index: Index = MemoryIndex(Patience.of_interval(config.heartbeat_seconds))
+        self._config = config
+        self._runtime = runtime
+        self._places = places
+        self._registrar = registrar
+        self._listener = listener
+        self._http = http
+        self._own_hosts = find_own_hosts
+        self._access = Access(
+            runtime,
+            self.index,
+            registrar,
+            interval_seconds=config.heartbeat_seconds,
+            own_hosts=find_own_hosts,
+        )
+        self._door = Door(runtime, registrar, lambda: self.address)
+        self._snapshots = Snapshots(runtime.clock, self._take_statistics)
+        self._started_at = runtime.clock.monotonic()
+        self._name = config.name or runtime.machine_name
+        self._links: Links | None = None
+
+    @property
+    def links(self) -> Links:
+        """All links; there once ``run`` has begun."""
+        assert self._links is not None
+        return self._links
+
+    @property
+    def address(self) -> NodeAddress:
+        """Who we are, and where nodes reach us now."""
+        addresses = own_addresses(self._config.advertise, self._listener.address, self._own_hosts())
+        return NodeAddress(self.links.credentials.node, Role.TRACKER, addresses)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve nodes until cancelled."""
+        credentials = await open_identity(
+            self._runtime, self._registrar.authority, self._places.identity, self._registrar.revocations
+        )
+        self._links = Links(
+            self._runtime, credentials, name=self._name, serve=self._access.serve, serve_door=self._door.serve
+        )
+        async with trio.open_nursery() as services:
+            await services.start(self._links.run, (self._listener,))
+            services.start_soon(self._access.run, name="index upkeep")
+            services.start_soon(self._renew_own, name="own certificate")
+            task_status.started()
+
+    # --- what commands ask ---
+
+    def now(self) -> float:
+        """Return the time that the index goes by."""
+        return self._runtime.clock.monotonic()
+
+    async def members(self) -> tuple[Member, ...]:
+        """Return all nodes that were ever let in."""
+        return await self._registrar.members()
+
+    async def invite(self, role: Role, uses: int, expires_seconds: float) -> Invite:
+        """Return a new invite. Raises ``CommandError``."""
+        invite = await self._registrar.invite(role, uses, expires_seconds, self.address.addresses)
+        log.info("invited", role=role, uses=uses, expires=invite.expires)
+        return invite
+
+    async def revoke(self, prefix: str) -> Member:
+        """Shut a node out: its links end now, and everybody is told. Raises ``CommandError``."""
+        member = await self._registrar.revoke(prefix)
+        # Its links end first, so that nothing it still says comes behind what is forgotten.
+        self.links.renew(self.links.credentials.with_revocations(self._registrar.revocations))
+        await self._access.shut_out(member.node)
+        log.warning("node revoked", node=member.node, role=member.role, name=member.name)
+        return member
+
+    async def statistics(self) -> TrackerStatistics:
+        """Return how it stands; a second old at most."""
+        return await self._snapshots.newest()
+
+    async def _take_statistics(self) -> TrackerStatistics:
+        address = self.address
+        about = About(
+            swarm=self._registrar.authority.swarm,
+            node=address.node,
+            name=self._name,
+            version=version(),
+            listen=self._listener.address,
+            http=self._http,
+            addresses=address.addresses,
+            heartbeat_seconds=self._config.heartbeat_seconds,
+        )
+        access, door = self._access.counts, self._door.counts
+        traffic = Traffic(
+            links=self._access.links,
+            heartbeats=access.heartbeats,
+            inventories=access.inventories,
+            questions=access.questions,
+            orders=access.orders,
+            joined=door.joined,
+            joins_refused=door.refused,
+        )
+        clock = self._runtime.clock
+        return await take_statistics(
+            self.index, about, traffic, started_at=self._started_at, now=clock.monotonic(), wall=clock.wall()
+        )
+
+    async def _renew_own(self) -> None:
+        while True:
+            await trio.sleep(RENEWAL_CHECK_SECONDS)
+            credentials = await open_identity(
+                self._runtime, self._registrar.authority, self._places.identity, self._registrar.revocations
+            )
+            if credentials.certificate != self.links.credentials.certificate:
+                log.info("own certificate renewed")
+                self.links.renew(credentials)
+
+
+async def run(
+    config: TrackerConfig,
+    runtime: Runtime,
+    *,
+    find_own_hosts: Callable[[], Sequence[str]] = own_hosts,
+    task_status: trio.TaskStatus[dict[str, str | None]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a tracker until cancelled; the started value is its ready line.
+
+    Raises:
+        ConfigError: something about state or addresses is wrong; the sentence says what would be right.
+    """
+    places = Places.of(config.home, "tracker")
+    commands = Commands()
+    async with trio.open_nursery() as services:
+        await services.start(ControlServer(places.control_socket, commands.methods()).run)
+        authority = await open_authority(runtime, places.state / "authority")
+        membership = await Membership.open(runtime, places.state / "members.sqlite")
+        try:
+            registrar = await Registrar.open(runtime, authority, membership)
+            listener = await runtime.network.listen(*parse_address(config.listen))
+            try:
+                http = HttpServer(config.http) if config.http is not None else None
+            except ConfigError:
+                listener.close()
+                raise
+            tracker = Tracker(
+                config,
+                runtime,
+                places,
+                registrar,
+                listener,
+                http=http.address if http is not None else None,
+                find_own_hosts=find_own_hosts,
+            )
+            async with trio.open_nursery() as serving:
+                await serving.start(tracker.run)
+                if http is not None:
+                    hosts = HostList.of(config.http_hosts, runtime.machine_name, config.http or "")
+                    await serving.start(http.run, make_app(tracker.statistics, hosts))
+                commands.serve(tracker)
+                log.info("tracker ready", listen=listener.address, http=http.address if http else None)
+                task_status.started(
+                    {
+                        "ready": "tracker",
+                        "listen": listener.address,
+                        "http": http.address if http is not None else None,
+                        "node": tracker.links.credentials.node,
+                    }
+                )
+        finally:
+            with trio.CancelScope(shield=True):
+                await membership.aclose()
+
+
+def main(config: TrackerConfig) -> int:
+    """Run the tracker until SIGTERM or SIGINT; return the exit code."""
+    setup_logs(config.log_level)
+    try:
+        trio.run(_run_until_signalled, config)
+    except* UpswarmError as group:
+        error = _first(group)
+        log.error("tracker stopped", reason=str(error), exc_info=not isinstance(error, ConfigError))
+        return_code = error.exit_code
+    else:
+        return_code = 0
+    return return_code
+
+
+async def _run_until_signalled(config: TrackerConfig) -> None:
+    async with trio.open_nursery() as program:
+
+        async def stop() -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                program_ready.set()
+                async for number in signals:
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    break
+            # The receiver is gone: a second signal ends the process at once.
+            program.cancel_scope.cancel()
+
+        program_ready = trio.Event()
+        program.start_soon(stop)
+        await program_ready.wait()
+        ready = await program.start(_run_real, config)
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+
+
+async def _run_real(
+    config: TrackerConfig, task_status: trio.TaskStatus[dict[str, str | None]] = trio.TASK_STATUS_IGNORED
+) -> None:
+    await run(config, real_runtime(), task_status=task_status)
+
+
+def _first(group: BaseExceptionGroup[UpswarmError]) -> UpswarmError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, UpswarmError)
+    return error
