@@ -55,7 +55,7 @@ _ANSWERS: dict[type[m.Message], type[m.Message]] = {
     m.ListTags: m.TagsAnswer,
     m.Renew: m.Renewed,
 }
-_ANSWER_KINDS = tuple(_ANSWERS.values())
+_ANSWER_KINDS: tuple[type[m.Message], ...] = (m.Failure, *_ANSWERS.values())
 _EXIT_CODES = {"refused": 6, "no-space": 9, "busy": 5, "no-storage": 5}
 
 
@@ -311,7 +311,7 @@ class TrackerLink:
     async def _receive(self, message: m.Message) -> None:
         if isinstance(message, m.HeartbeatAnswer):
             self._heartbeat_answered(message)
-        elif isinstance(message, m.Failure | _ANSWER_KINDS):
+        elif isinstance(message, _ANSWER_KINDS):
             self._answer(message)
         elif isinstance(message, m.Revocations):
             await self._revoke(message)

@@ -201,10 +201,9 @@ class Link:
             self._end("cancelled in the middle of a block")
             raise
 
-    async def messages(self) -> AsyncIterator[m.Message]:
+    def messages(self) -> AsyncIterator[m.Message]:
         """Iterate over ``receive()`` until the link ends."""
-        while (message := await self.receive()) is not None:
-            yield message
+        return _Messages(self)
 
     async def _next_message(self) -> m.Message | None:
         while True:
@@ -317,6 +316,22 @@ class Link:
             self._room.set()
             self._wake.set()
             self._ended.set()
+
+
+class _Messages:
+    """Not an async generator: one that is left by an exception waits for the garbage collector, and trio says so."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> m.Message:
+        message = await self._link.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return message
 
 
 @contextlib.asynccontextmanager
