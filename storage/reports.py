@@ -18,6 +18,9 @@ from storage.jobs import Job
 from storage.shelf import LiveJob, Shelf
 
 LINKS_SECONDS_MIN = 0.25
+# A job that waits for its commit, or for room, moves nothing for a long time; an uploader that hears nothing for half a
+# minute proposes again (daemon/desk.py).
+QUIET_SECONDS_MAX = 10.0
 TRACKER_ROUNDS = 2  # every second round is one for the tracker as well: twice a second
 
 
@@ -39,7 +42,19 @@ class Reporter:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell what moved, until cancelled."""
-        task_status.started()
+        async with trio.open_nursery() as telling:
+            telling.start_soon(self._tell_moves, name="progress")
+            telling.start_soon(self._tell_quiet, name="quiet jobs")
+            task_status.started()
+
+    async def _tell_quiet(self) -> None:
+        while True:
+            await trio.sleep(QUIET_SECONDS_MAX)
+            for entry in self._shelf.live.values():
+                self._for_links[entry] = None
+            self._wake.set()
+
+    async def _tell_moves(self) -> None:
         rounds = 0
         while True:
             if not self._for_links and not self._for_tracker:

@@ -1,0 +1,308 @@
+"""The storage node: builds everything from its settings, runs it, stops it. The only file that knows all the others.
+
+``StorageNode.open`` takes the data folder for this process and brings it in order; ``run`` serves until cancelled.
+``main`` is what ``upswarm storage`` calls: exit 0 after SIGTERM or SIGINT, 1 when the disk failed, 2 when a setting is
+wrong. A disk that failed a write or an fsync is not worked on any further: what it holds is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from exchange.engine import Engine
+from protocol import messages as m
+from protocol.errors import ConfigError, StorageError
+from protocol.ids import Role, parse_address
+from protocol.limits import WORD_BYTES_MAX
+from runtime.control import ControlServer, Handler
+from runtime.heartbeat import BeatStatus, TrackerLink
+from runtime.inventory import InventoryBook
+from runtime.keyring import Keyring, KeyringKeeper, load_keyring
+from runtime.link import Link
+from runtime.links import Links
+from runtime.logs import setup_logs
+from runtime.real import real_runtime
+from runtime.seam import File, Runtime
+from storage.backends.base import Backend
+from storage.backends.directory import DirectoryBackend
+from storage.config import StorageConfig
+from storage.desk import Desk
+from storage.holdings import StorageHoldings
+from storage.intake import Intake
+from storage.ledger import Ledger
+from storage.recovery import Recovered, recover
+from storage.reports import Reporter
+from storage.room import Room
+from storage.shelf import Shelf
+from storage.statistics import (
+    LiveJobStatistics,
+    StorageStatistics,
+    file_to_json,
+    job_to_json,
+    status_to_json,
+)
+from storage.sweeper import Sweeper
+
+log = structlog.get_logger()
+
+ROOM_SECONDS_BETWEEN_LOOKS = 5.0
+
+
+class StorageNode:
+    """One storage node. Made by ``opened``."""
+
+    def __init__(
+        self, config: StorageConfig, runtime: Runtime, keyring: Keyring, ledger: Ledger, backend: Backend, spool: Path
+    ) -> None:
+        self.config = config
+        self.shelf = Shelf(InventoryBook(runtime.random.getrandbits(53)))
+        self.room = Room(runtime, backend, spool, config.reserve_bytes)
+        self.holdings = StorageHoldings(self.shelf, ledger, backend)
+        self.engine = Engine(runtime, self.holdings, up_bytes_per_second=config.up_bytes_per_second)
+        self.reporter = Reporter(self.shelf, lambda update: self.tracker_link.post(update))
+        self.intake = Intake(runtime, self.engine, ledger, backend, self.shelf, self.reporter, self.room, spool)
+        self.desk = Desk(
+            runtime,
+            ledger,
+            backend,
+            self.shelf,
+            self.intake,
+            self.holdings,
+            self.room,
+            node_jobs_max=config.node_jobs_max,
+        )
+        self.sweeper = Sweeper(
+            runtime,
+            ledger,
+            self.shelf,
+            self.intake,
+            rest_seconds=config.rest_seconds,
+            idle_seconds=config.idle_seconds,
+        )
+        self.name = config.name or _cut(runtime.machine_name)
+        self.node = keyring.credentials.node
+        self.links = Links(runtime, keyring.credentials, name=self.name, serve=self.serve)
+        keeper = KeyringKeeper(runtime, keyring)
+        self.tracker_link = TrackerLink(
+            runtime,
+            self.links,
+            keyring.tracker,
+            lambda: BeatStatus(room_bytes=self.room.last_free_bytes),
+            self.shelf.book,
+            self._told_by_tracker,
+            on_connected=self.reporter.announce_all,
+            keep_credentials=keeper.keep_credentials,
+            keep_tracker=keeper.keep_tracker,
+        )
+        self.listen = ""
+        self._runtime = runtime
+        self._started_at = runtime.clock.monotonic()
+
+    async def run(
+        self, recovered: Recovered, task_status: trio.TaskStatus[StorageNode] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until cancelled; started once connections are accepted and the control socket answers.
+
+        Raises:
+            ConfigError: an address or a socket cannot be used.
+            StorageBroken: the disk failed; the process must end.
+        """
+        listener = await self._runtime.network.listen(*parse_address(self.config.listen))
+        self.listen = listener.address
+        self.links.addresses = tuple(dict.fromkeys((*self.config.advertise, self.listen)))
+        await self.room.free_bytes()
+        try:
+            async with trio.open_nursery() as parts:
+                await parts.start(self.engine.run)
+                await parts.start(self.reporter.run)
+                await parts.start(self.intake.run)
+                for job in recovered.open_jobs:
+                    await self.intake.resume(job)
+                await parts.start(self.sweeper.run)
+                parts.start_soon(self._watch_room, name="room")
+                await parts.start(ControlServer(self.config.places.control_socket, self._methods()).run)
+                await parts.start(self.links.run, (listener,))
+                parts.start_soon(self.tracker_link.run, name="tracker link")
+                task_status.started(self)
+        finally:
+            listener.close()
+            with trio.CancelScope(shield=True):
+                await self.holdings.aclose()
+
+    async def serve(self, link: Link) -> None:
+        """Deal with one link until it ends."""
+        if link.peer.role is Role.TRACKER:
+            await self.tracker_link.serve(link)
+            return
+        async with self.engine.session(link) as session:
+            try:
+                async for message in link.messages():
+                    taken = await session.handle(message)
+                    match message:
+                        case m.Offer():
+                            self.desk.offered(link, message.tag)
+                        case m.Have() | m.NotHeld():
+                            self.intake.offers_changed(message.tag)
+                        case _ if not taken:
+                            await self.desk.handle(link, message)
+            finally:
+                self.desk.gone(link)
+
+    def statistics(self) -> StorageStatistics:
+        """Return how things stand."""
+        jobs = tuple(
+            LiveJobStatistics(
+                job=entry.job.snapshot(),
+                safe=entry.safe,
+                sources=tuple(dict.fromkeys(entry.swarm.sources)),
+                links=len(entry.audience),
+            )
+            for entry in self.shelf.live.values()
+        )
+        return StorageStatistics(
+            node=self.node,
+            name=self.name,
+            listen=self.listen,
+            data=str(self.config.data_folder),
+            uptime_seconds=self._runtime.clock.monotonic() - self._started_at,
+            free_bytes=self.room.last_free_bytes,
+            reserve_bytes=self.room.reserve_bytes,
+            stored_files=len(self.shelf.stored),
+            stored_bytes=sum(file.size_bytes for file in self.shelf.stored.values()),
+            resting_jobs=len(self.shelf.resting),
+            links=sum(1 for _ in self.links),
+            jobs=jobs,
+            engine=self.engine.statistics(),
+            tracker=self.tracker_link.statistics(),
+        )
+
+    def _methods(self) -> dict[str, Handler]:
+        async def status(_params: dict[str, Any], _notify: Any) -> Any:
+            return status_to_json(self.statistics())
+
+        async def list_files(_params: dict[str, Any], _notify: Any) -> Any:
+            jobs = [job_to_json(live) for live in self.statistics().jobs]
+            return {"files": [file_to_json(file) for file in self.shelf.stored.values()] + jobs}
+
+        async def version(_params: dict[str, Any], _notify: Any) -> Any:
+            return {"program": "storage", "version": metadata.version("upswarm")}
+
+        return {"status": status, "ls": list_files, "version": version}
+
+    def _told_by_tracker(self, message: m.Message) -> None:
+        # Orders are for those who hold what a storage node wants; they are hints, and a storage node waits to be asked.
+        log.debug("message of the tracker of no use here", type=type(message).__name__)
+
+    async def _watch_room(self) -> None:
+        while True:
+            await self.room.free_bytes()
+            await trio.sleep(ROOM_SECONDS_BETWEEN_LOOKS)
+
+
+@asynccontextmanager
+async def opened(config: StorageConfig, runtime: Runtime) -> AsyncIterator[tuple[StorageNode, Recovered]]:
+    """Take the data folder for this process, bring it in order, and give it back when the block ends.
+
+    Raises:
+        ConfigError: not joined, joined as something else, or the folder cannot be used; the sentence says which.
+        StorageError: the disk failed, or has not even room for that.
+    """
+    keyring = await load_keyring(runtime, config.places.identity)
+    if keyring.credentials.role is not Role.STORAGE:
+        raise ConfigError(
+            f"{config.places.identity}: this node joined as {keyring.credentials.role};"
+            " run upswarm join with an invite for --role storage"
+        )
+    folder = config.data_folder
+    spool = folder / "spool"
+    lock = await runtime.run_sync(_lock, runtime, folder)
+    try:
+        backend = DirectoryBackend(runtime, folder / "objects", spool)
+        await backend.prepare()
+        ledger = await Ledger.open(runtime, folder / "ledger.db")
+        try:
+            node = StorageNode(config, runtime, keyring, ledger, backend, spool)
+            yield node, await recover(runtime, ledger, backend, node.shelf, spool)
+        finally:
+            with trio.CancelScope(shield=True):
+                await ledger.aclose()
+    finally:
+        lock.close()
+
+
+def _lock(runtime: Runtime, folder: Path) -> File:
+    try:
+        runtime.disk.make_folder(folder)
+        lock = runtime.disk.lock(folder / "lock")
+    except (OSError, StorageError) as error:
+        raise ConfigError(f"{folder}: cannot be used ({error}); give --data a folder we may write to") from error
+    if lock is None:
+        raise ConfigError(f"{folder}: another storage node is running on it; stop that one, or give another --data")
+    return lock
+
+
+def _cut(name: str) -> str:
+    return name.encode("utf-8")[:WORD_BYTES_MAX].decode("utf-8", "ignore")
+
+
+async def serve_until_signal(config: StorageConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:
+    """Run a storage node until SIGTERM or SIGINT; ``ready`` is called once, when it accepts connections."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as program:
+
+            async def stop_on_signal() -> None:
+                async for number in signals:
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    program.cancel_scope.cancel()
+
+            program.start_soon(stop_on_signal, name="signals")
+            async with opened(config, runtime) as (node, recovered), trio.open_nursery() as parts:
+                await parts.start(node.run, recovered)
+                ready(
+                    {
+                        "ready": "storage",
+                        "listen": node.listen,
+                        "node": node.node,
+                        "data": str(config.data_folder),
+                    }
+                )
+
+
+def main(config: StorageConfig) -> int:
+    """Run the storage node in the foreground; return the exit code."""
+    setup_logs(config.log_level)
+
+    def ready(line: dict[str, str]) -> None:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+    code = 0
+    try:
+        trio.run(serve_until_signal, config, real_runtime(), ready)
+    except* ConfigError as group:
+        code = _tell(group, "cannot start", ConfigError.exit_code)
+    except* StorageError as group:
+        code = _tell(group, "storage failed; ending, what was acknowledged is safe", 1)
+    return code
+
+
+def _tell(group: BaseExceptionGroup[Any], event: str, code: int) -> int:
+    for error in _leaves(group):
+        log.critical(event, reason=str(error), kind=type(error).__name__)
+    return code
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
