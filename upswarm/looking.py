@@ -10,7 +10,7 @@ import click
 
 from runtime.places import PROGRAMS
 from upswarm.console import Console, as_json, verb
-from upswarm.text import report, shown, table, value_text
+from upswarm.text import moment_text, report, shown, table, value_text
 
 WATCH_SECONDS = 1.0
 
@@ -101,9 +101,7 @@ def event_text(event: dict[str, Any]) -> str:
     fields = dict(event)
     when = fields.pop("time", fields.pop("at", None))
     what = fields.pop("event", fields.pop("kind", "event"))
-    moment = (
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when)) if isinstance(when, int | float) else shown(when or "")
-    )
+    moment = moment_text(when) if isinstance(when, int | float) else shown(when or "")
     rest = " ".join(f"{shown(key)}={value_text(key, value)}" for key, value in fields.items())
     return f"{moment} {shown(what)} {rest}".strip()
 

@@ -61,8 +61,10 @@ def _join(parsed: Any, folder: Path, name: str) -> tuple[str, str]:
     import trio
 
     from runtime.join import join_swarm
+    from runtime.logs import setup_logs
     from runtime.real import real_runtime
 
+    setup_logs("warning")
     keyring = trio.run(join_swarm, real_runtime(), parsed, folder, name)
     return str(keyring.credentials.node), str(keyring.credentials.swarm)
 

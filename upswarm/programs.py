@@ -38,11 +38,10 @@ def load_program_config(console: Console, program: Program, flags: dict[str, Any
     )
 
 
-def _run(console: Console, program: Program, **flags: Any) -> None:
-    from runtime.logs import setup_logs
-
+def _run(console: Console, program: Program, no_mdns: bool, advertise: tuple[str, ...], **flags: Any) -> None:
+    # Not given is None: the environment or the file may say.
+    flags |= {"mdns": False if no_mdns else None, "advertise": advertise or None}
     config = load_program_config(console, program, flags)
-    setup_logs(getattr(config, "log_level", None) or "info")
     sys.exit(importlib.import_module(f"{program}.app").main(config))
 
 
@@ -58,17 +57,13 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     return home_option(command)
 
 
-def _given(no_mdns: bool, advertise: tuple[str, ...], **flags: Any) -> dict[str, Any]:
-    return {**flags, "mdns": False if no_mdns else None, "advertise": advertise or None}
-
-
 @click.command()
 @_common
 @click.option("--http", metavar="HOST:PORT", help="Where to serve the status page.")
 @click.pass_obj
 def tracker(console: Console, /, no_mdns: bool, advertise: tuple[str, ...], **flags: Any) -> None:
     """Run the tracker; the first start creates the swarm."""
-    _run(console, "tracker", **_given(no_mdns, advertise, **flags))
+    _run(console, "tracker", no_mdns, advertise, **flags)
 
 
 @click.command()
@@ -77,7 +72,7 @@ def tracker(console: Console, /, no_mdns: bool, advertise: tuple[str, ...], **fl
 @click.pass_obj
 def storage(console: Console, /, no_mdns: bool, advertise: tuple[str, ...], **flags: Any) -> None:
     """Run a storage node."""
-    _run(console, "storage", **_given(no_mdns, advertise, **flags))
+    _run(console, "storage", no_mdns, advertise, **flags)
 
 
 @click.command()
@@ -97,7 +92,7 @@ def daemon(
 ) -> None:
     """Run the peer daemon."""
     flags |= {"up_bytes_per_second": up, "help_bytes_per_second": help_rate}
-    _run(console, "daemon", **_given(no_mdns, advertise, **flags))
+    _run(console, "daemon", no_mdns, advertise, **flags)
 
 
 VERBS = (tracker, storage, daemon)

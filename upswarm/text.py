@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,14 @@ def duration_text(seconds: float) -> str:
     raise AssertionError
 
 
+def moment_text(seconds: float) -> str:
+    """Return seconds since 1970 as local date and time."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
+
+
 def node_text(node: str) -> str:
     """Return the beginning of a node id."""
     return shown(node)[:NODE_CHARACTERS]
@@ -82,6 +91,8 @@ def value_text(key: str, value: Any) -> str:
             return size_text(value)
         if key == "seconds" or key.endswith("_seconds"):
             return duration_text(value)
+        if key in ("time", "expires") or key.endswith(("_at", "_expires")):
+            return moment_text(value)
         return f"{value:.2f}" if isinstance(value, float) else str(value)
     if isinstance(value, Mapping):
         if key in ("pushed", "from"):

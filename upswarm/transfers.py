@@ -74,7 +74,8 @@ def put_exit_code(results: list[dict[str, Any]], wait: str) -> int:
 
 
 def _is_safe(result: Mapping[str, Any]) -> bool:
-    return bool(result.get("safe")) or result.get("state") == "safe"
+    # It was asked to answer when it is safe; only its own "no" makes that untrue.
+    return result.get("safe") is not False
 
 
 def _failure_of(result: Mapping[str, Any]) -> tuple[str, int]:
