@@ -14,7 +14,9 @@ from pathlib import Path
 import msgpack
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from support.vectors import FOLDER, Vector, lines_of, text_of  # noqa: E402
 
 from exchange.possession import proof_digest  # noqa: E402  # the path comes first
 from protocol import messages as m  # noqa: E402
@@ -24,7 +26,6 @@ from protocol.ids import NodeAddress, NodeId, Role, Tag, node_id_of_key  # noqa:
 from protocol.invite import Invite, Link, join_proof_text  # noqa: E402
 from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, MIB  # noqa: E402
 from protocol.manifest import Layout, Manifest  # noqa: E402
-from vectors import FOLDER, Vector, lines_of, text_of  # noqa: E402
 
 
 def some(word: str, size: int = 32) -> bytes:

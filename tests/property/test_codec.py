@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.wire import BY_TYPE, fullest, messages, plainest, records
 
 from protocol import messages as m
 from protocol.codec import decode_untrusted, encode
@@ -17,7 +18,6 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.fields import kinds_of
 from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX
 from protocol.shape import DEPTH_MAX, ITEMS_MAX
-from wire import BY_TYPE, fullest, messages, plainest, records
 
 ALL = [m.MESSAGES[number] for number in sorted(m.MESSAGES)]
 all_messages = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.wire import BY_TYPE, plainest
 
 from protocol import messages as m
 from protocol.codec import encode
@@ -19,7 +20,6 @@ from protocol.frames import FrameReader, frame
 from protocol.ids import Role, Tag
 from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, PROTOCOL_VERSION
 from protocol.states import DOOR_MOVES_IN, DOOR_MOVES_OUT, MOVES, State
-from wire import BY_TYPE, plainest
 
 HELLO = m.Hello(version=PROTOCOL_VERSION, features=(), name="n", agent="a", addresses=())
 TAG = Tag(bytes(32), 1)

@@ -11,11 +11,11 @@ import msgpack
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.wire import addresses, tags, texts
 
 from protocol.ids import Role, Tag
 from protocol.invite import INVITE_PREFIX, Invite, Link
 from protocol.limits import FILE_BYTES_MAX, NAME_BYTES_MAX
-from wire import addresses, tags, texts
 
 invites = st.builds(
     Invite,

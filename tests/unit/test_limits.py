@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from support.wire import fullest
 
 from protocol import fields as kinds
 from protocol import limits
@@ -13,7 +14,6 @@ from protocol.codec import decode_untrusted, encode
 from protocol.frames import frame
 from protocol.manifest import Layout
 from protocol.shape import DEPTH_MAX, ITEMS_MAX
-from wire import fullest
 
 ALL = [m.MESSAGES[number] for number in sorted(m.MESSAGES)]
 all_messages = pytest.mark.parametrize("message", ALL, ids=lambda message: message.__name__)

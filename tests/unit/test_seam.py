@@ -89,7 +89,7 @@ BANNED_BUILTINS = {"open", "input", "print"}
 # Methods of pathlib.Path that touch the disk and that nothing else of ours is called.
 BANNED_METHODS = {
     "exists", "expanduser", "hardlink_to", "is_dir", "is_file", "is_symlink", "iterdir", "lstat", "read_bytes",
-    "read_text", "rglob", "rmdir", "samefile", "symlink_to", "touch", "unlink", "write_bytes", "write_text",
+    "read_text", "rglob", "rmdir", "samefile", "symlink_to", "unlink", "write_bytes", "write_text",
 }  # fmt: skip
 
 

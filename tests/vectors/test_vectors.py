@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from support import vectors
+from support.vectors import Vector
 
-import vectors
 from exchange.possession import proof_digest
 from protocol import messages as m
 from protocol.codec import decode_untrusted, encode
@@ -20,7 +21,6 @@ from protocol.ids import NodeId, Role, Tag, node_id_of_key
 from protocol.invite import Invite, Link, join_proof_text
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.manifest import Layout, Manifest
-from vectors import Vector
 
 MESSAGES = vectors.read("messages.txt")
 TEXTS = {vector.name: vector for vector in vectors.read("texts.txt")}
