@@ -32,19 +32,30 @@ Notice = Callable[[str, dict[str, Any]], None]
 Wait = Literal["stored", "safe", "no"]
 
 
-class PutResult(TypedDict):
-    """What became of one file of a put. Sizes in bytes; ``pushed``: verified bytes by node id."""
+class Failed(TypedDict):
+    """Why a transfer failed: a stable word, a sentence, the command line's exit code."""
 
+    code: str
+    message: str
+    exit_code: int
+
+
+class PutResult(TypedDict):
+    """What became of one file of a put. Sizes in bytes; ``pushed``: verified bytes by node id; ``seconds``: None while
+    it lasts; ``safe``: this node is no longer needed for it."""
+
+    id: str
+    path: str
+    name: str
     tag: str | None
     size: int
-    name: str
     link: str | None
     state: str
-    seconds: float
+    seconds: float | None
     instant: bool
+    safe: bool
     pushed: dict[str, int]
-    id: str
-    error: NotRequired[Any]
+    error: NotRequired[Failed]
 
 
 class PutOutcome(TypedDict):
@@ -56,14 +67,16 @@ class PutOutcome(TypedDict):
 GetResult = TypedDict(
     "GetResult",
     {
+        "id": str,
         "tag": str,
         "size": int,
         "name": str,
         "path": str,
         "state": str,
-        "seconds": float,
+        "seconds": float | None,
         "instant": bool,
         "from": dict[str, int],
+        "error": NotRequired[Failed],
     },
 )
 """What a get fetched; ``from``: verified bytes by node id."""

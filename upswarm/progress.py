@@ -62,18 +62,30 @@ def helpers_of(params: Mapping[str, Any]) -> dict[str, int]:
     return dict(params.get("pushed") or params.get("from") or {})
 
 
+def state_of(params: Mapping[str, Any]) -> str:
+    """Return what is going on, and why it is not when it is not."""
+    state = str(params.get("state", "?"))
+    words = [shown(state)]
+    if state not in ENDED:
+        if params.get("paused"):
+            words.append("paused")
+        if params.get("safe"):
+            words.append("safe to disconnect")
+        if params.get("note"):
+            words.append(shown(params["note"]))
+    return words[0] if len(words) == 1 else f"{words[0]} ({'; '.join(words[1:])})"
+
+
 def line_of(params: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Return one notification as a line."""
     total, done = int(params.get("bytes_total") or 0), bytes_done(params)
-    parts = [f"{label_of(params)}: {shown(params.get('state', '?'))}"]
+    parts = [f"{label_of(params)}: {state_of(params)}"]
     if total:
         parts.append(f"{size_text(done)} of {size_text(total)} ({min(100, 100 * done // total)} %)")
     if params.get("rate"):
         parts.append(rate_text(params["rate"]))
     if params.get("eta_seconds") is not None and params.get("state") not in ENDED:
         parts.append(f"{duration_text(params['eta_seconds'])} left")
-    if params.get("safe") and params.get("state") not in ENDED:
-        parts.append("safe to disconnect")
     line = ", ".join(parts)
     helpers = helpers_of(params)
     return f"{line} | {pushed_text(helpers, names)}" if helpers else line
@@ -161,7 +173,6 @@ class Bars:
             total, done = int(params.get("bytes_total") or 0), bytes_done(params)
             left = params.get("eta_seconds")
             state = str(params.get("state", "?"))
-            safe = " (safe to disconnect)" if params.get("safe") and state not in ENDED else ""
             grid.add_row(
                 # Text, not markup: a name in square brackets is a name.
                 Text(label_of(params)),
@@ -169,7 +180,7 @@ class Bars:
                 Text(f"{size_text(done)} / {size_text(total)}"),
                 Text(rate_text(params["rate"]) if params.get("rate") else ""),
                 Text(f"{duration_text(left)} left" if left is not None and state not in ENDED else ""),
-                Text(shown(state) + safe),
+                Text(state_of(params)),
             )
             helpers = sorted(helpers_of(params).items(), key=lambda item: -item[1])
             for node, count in helpers[:HELPERS_SHOWN_MAX]:

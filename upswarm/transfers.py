@@ -140,8 +140,12 @@ def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
                 click.echo(as_json({"state": "interrupted"}))
             sys.exit(EXIT_INTERRUPTED)
     console.give(result, lambda data: shown(data["path"]))
+    if result.get("error") or result["state"] != "done":
+        words, code = _failure_of(result)
+        console.note(f"upswarm: {shown(words)}")
+        sys.exit(code)
     if not console.as_json:
-        size, seconds = int(result["size"]), float(result["seconds"])
+        size, seconds = int(result["size"]), float(result["seconds"] or 0)
         rate = f" ({rate_text(size / seconds)})" if seconds > 0 else ""
         console.note(f"{shown(result['name'])}: {size_text(size)} in {duration_text(seconds)}{rate}, verified")
         if result.get("from"):

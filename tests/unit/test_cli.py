@@ -124,7 +124,9 @@ def test_put_shows_progress_with_helpers_on_stderr_and_the_link_on_stdout(capsys
     async def put(params: dict[str, Any], notify: Notify) -> Any:
         progress = {"id": "7", "name": "a", "bytes_total": 3000, "bytes_stored": 1500, "rate": 1e6, "eta_seconds": 9}
         await notify("progress", {**progress, "state": "hashing", "bytes_hashed": 10})
-        await notify("progress", {**progress, "state": "sending", "pushed": {"a" * 52: 1024}, "safe": True})
+        await notify(
+            "progress", {**progress, "state": "sending", "pushed": {"a" * 52: 1024}, "safe": True, "note": "slow"}
+        )
         return {"results": [stored("a")]}
 
     with running(tmp_path, put=put):
@@ -134,7 +136,7 @@ def test_put_shows_progress_with_helpers_on_stderr_and_the_link_on_stdout(capsys
     lines = ended.err.splitlines()
     assert lines[0].startswith("a: hashing, 10 B of 2.9 KiB (0 %)")
     assert lines[1] == (
-        "a: sending, 1.5 KiB of 2.9 KiB (50 %), 1.0 MB/s, 9.0 s left, safe to disconnect | aaaaaaaa 1.0 KiB"
+        "a: sending (safe to disconnect; slow), 1.5 KiB of 2.9 KiB (50 %), 1.0 MB/s, 9.0 s left | aaaaaaaa 1.0 KiB"
     )
     assert lines[2] == "a: 2.9 KiB stored in 1.5 s (2.0 kB/s) | pushed: aaaaaaaa 2.0 KiB, bbbbbbbb 1000 B"
     assert "hashing" not in quiet.err
