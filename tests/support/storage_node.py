@@ -1,4 +1,4 @@
-"""A storage node in memory: real files and a real ledger in a folder, a network of pipes, and peers that play uploaders.
+"""A storage node on a network of pipes, with real files and a real ledger in a folder, and peers that play uploaders.
 
 ``Site`` is the folder, the swarm and the wire; it outlives the node. ``Uploader`` speaks to the desk by hand and holds
 whole files in memory, so that tests say exactly what is said.
@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
-from support.memory_network import MemoryHub
-from support.runtimes import memory_runtime
-from support.swarm import SwarmCa
 
 from exchange.engine import Engine, Held
 from exchange.possession import proof_digest
@@ -33,6 +30,9 @@ from runtime.places import Places
 from runtime.seam import Disk, Runtime
 from storage.app import StorageNode, opened
 from storage.config import StorageConfig
+from support.memory_network import MemoryHub
+from support.runtimes import memory_runtime
+from support.swarm import SwarmCa
 
 STORAGE_HOST = "10.0.0.1"
 SECONDS_MAX = 300.0  # of the test's clock
@@ -195,9 +195,7 @@ class Uploader:
         )
 
     def send_manifest(self, link: Link, manifest: Manifest) -> None:
-        link.post(
-            m.ManifestIs(tag=manifest.tag, size_bytes=manifest.size_bytes, digests=manifest.joined_digests())
-        )
+        link.post(m.ManifestIs(tag=manifest.tag, size_bytes=manifest.size_bytes, digests=manifest.joined_digests()))
 
     async def begin_put(self, link: Link, data: bytes, name: str = "", chunks: list[int] | None = None) -> Manifest:
         """Propose, say the manifest if it is wanted, and offer."""
@@ -231,7 +229,9 @@ class Uploader:
     async def prove(self, link: Link, answer: m.DeskAnswer, data: bytes, node: Any = None) -> m.Message:
         """Answer a challenge from ``data`` and return what is said to it."""
         pieces = [data[span.offset : span.offset + span.length] for span in answer.ranges]
-        return await self.send_proof(link, answer.tag, proof_digest(answer.nonce, node or self.node, answer.tag, pieces))
+        return await self.send_proof(
+            link, answer.tag, proof_digest(answer.nonce, node or self.node, answer.tag, pieces)
+        )
 
     async def send_proof(self, link: Link, tag: Tag, digest: bytes) -> m.Message:
         self._request += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import trio
 from support.storage_node import Site, some_bytes
 
 from protocol import messages as m
