@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from contract.backend_contract import BackendContract, some, tag_of
@@ -15,17 +16,16 @@ from storage.backends.memory import MemoryBackend
 
 
 class TestMemoryBackend(BackendContract):
-    def setup_method(self) -> None:
-        self.objects: dict[Tag, bytes] = {}
+    objects: ClassVar[dict[Path, dict[Tag, bytes]]] = {}  # by the folder that another backend would use
 
     def make(self, runtime: Runtime, folder: Path, spool: Path) -> Backend:
-        return MemoryBackend(runtime, self.objects)
+        return MemoryBackend(runtime, self.objects.setdefault(folder, {}))
 
     async def test_no_room_changes_nothing(self, runtime: Runtime, spool: Path) -> None:
-        backend = MemoryBackend(runtime, self.objects, bytes_max=150)
+        backend = MemoryBackend(runtime, bytes_max=150)
         await self.put(backend, spool, some(100))
         (spool / "more").write_bytes(some(51))
         with pytest.raises(StorageFull):
             await backend.store(tag_of(some(51)), spool / "more", 51)
         assert (spool / "more").exists()
-        assert len(self.objects) == 1
+        assert len(backend.objects) == 1
