@@ -84,8 +84,7 @@ def _tell(
     page = swarm.start_tracker().ready.get("http")
     peer_invite = swarm.invite("peer", peers)
     swarm.join({"storage": swarm.invite("storage", 1)} | dict.fromkeys(labels, peer_invite))
-    swarm.start_storage()
-    daemons = swarm.start_peers(labels, uplink)
+    daemons = swarm.start_members(labels, uplink)
     names = {daemon.node: daemon.label for daemon in daemons}
     console.note(f"status page: http://{page}/")
 

@@ -159,22 +159,18 @@ class LocalSwarm:
                 if process.stderr is not None:
                     process.stderr.close()
 
-    def start_storage(self) -> Program:
-        """Start the storage node; it must have joined."""
+    def start_members(self, peers: Sequence[str], up_bytes_per_second: float) -> list[Program]:
+        """Start the storage node and a daemon for each of ``peers``, whose uplinks are capped; return the daemons. All
+        must have joined."""
         data = self._home("storage") / "data"
-        storage = self._start("storage", "storage", ["--listen", "127.0.0.1:0", "--data", str(data), "--no-mdns"])
-        storage.wait_ready()
-        return storage
-
-    def start_peers(self, labels: Sequence[str], up_bytes_per_second: float) -> list[Program]:
-        """Start a daemon for each label, with its uplink capped; they must have joined."""
+        flags = ["--listen", "127.0.0.1:0", "--no-mdns"]
+        storage = self._start("storage", "storage", [*flags, "--data", str(data)])
         # In bits: that is how lines are sold, and the unit that this flag's help shows.
         up = f"{round(up_bytes_per_second * 8)}bit"
-        flags = ["--listen", "127.0.0.1:0", "--up", up, "--no-mdns"]
-        peers = [self._start(label, "daemon", flags) for label in labels]
-        for peer in peers:
-            peer.wait_ready()
-        return peers
+        daemons = [self._start(label, "daemon", [*flags, "--up", up]) for label in peers]
+        for program in (storage, *daemons):
+            program.wait_ready()
+        return daemons
 
     def _home(self, label: str) -> Path:
         return self.root / label.replace(" ", "-")
