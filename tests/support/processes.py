@@ -84,18 +84,23 @@ class Done:
         return objects[-1]
 
     def __str__(self) -> str:
-        return f"upswarm {' '.join(self.arguments)} -> {self.exit_code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+        words = " ".join(self.arguments)
+        return f"upswarm {words} -> {self.exit_code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
 
 class Command:
     """A command of the command line that runs beside the test."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: dict[str, str], folder: Path, prefix: Sequence[str] = ()
+    ) -> None:
         self.arguments = tuple(arguments)
-        self._stdout = tempfile.TemporaryFile(dir=folder)
-        self._stderr = tempfile.TemporaryFile(dir=folder)
+        self._done: Done | None = None
+        # Files, not pipes: nobody need read while it runs.
+        self._stdout = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
+        self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "upswarm", *arguments],
+            [*prefix, sys.executable, "-m", "upswarm", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
             stderr=self._stderr,
@@ -125,21 +130,25 @@ class Command:
 
     def wait(self, seconds: float = COMMAND_SECONDS_MAX) -> Done:
         """Wait for its end."""
+        if self._done is not None:
+            return self._done
         try:
             exit_code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.close()
             raise AssertionError(
                 f"upswarm {' '.join(self.arguments)} did not end in {seconds:.0f} s; "
                 f"stdout {self.printed[-2000:]!r}, stderr {self.told[-2000:]!r}"
             ) from None
-        return Done(self.arguments, exit_code, self.printed, self.told)
+        self._done = Done(self.arguments, exit_code, self.printed, self.told)
+        return self._done
 
     def close(self) -> None:
         """Kill it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self._stdout.close()
+        self._stderr.close()
 
 
 def _content(file: Any) -> str:
@@ -152,6 +161,17 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _values_of(thing: Any, name: str) -> Iterator[Any]:
+    if isinstance(thing, dict):
+        for key, value in thing.items():
+            if key == name:
+                yield value
+            yield from _values_of(value, name)
+    elif isinstance(thing, list):
+        for value in thing:
+            yield from _values_of(value, name)
+
+
 class Program:
     """A tracker, a storage node or a daemon: one home, one process at a time, the same port after each start."""
 
@@ -162,6 +182,7 @@ class Program:
         self.home = swarm.folder / name
         self.arguments = list(arguments)
         self.environment: dict[str, str] = {}
+        self.prefix: tuple[str, ...] = ()  # such as ("ip", "netns", "exec", NAME)
         self.ready: dict[str, Any] = {}
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -177,6 +198,11 @@ class Program:
         self.wait_ready()
         return self
 
+    def launched(self) -> Program:
+        """Start it without waiting, and return it."""
+        self.launch()
+        return self
+
     def launch(self) -> None:
         """Start it without waiting."""
         assert not self.running, f"{self} runs already"
@@ -185,7 +211,7 @@ class Program:
             log.write(f'{{"event": "=== start {self.starts}"}}\n'.encode())
             log.flush()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "upswarm", "--home", str(self.home), self.kind, *self.arguments],
+                [*self.prefix, sys.executable, "-m", "upswarm", "--home", str(self.home), self.kind, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -283,6 +309,11 @@ class Program:
         return self.home / self.kind
 
     @property
+    def data(self) -> Path:
+        """Where a storage node keeps what is stored."""
+        return Path(self.arguments[self.arguments.index("--data") + 1])
+
+    @property
     def identity(self) -> Path:
         """The folder of its key and certificate."""
         return self.state / "identity"
@@ -295,6 +326,12 @@ class Program:
     def resident_bytes(self) -> int:
         """What it keeps in memory now (RSS)."""
         return int(psutil.Process(self.pid).memory_info().rss)
+
+    def counter(self, name: str) -> int:
+        """Return the number that ``status`` gives under ``name``, wherever it stands there."""
+        found = list(_values_of(self.call("status"), name))
+        assert len(found) == 1, (name, found, self.call("status"))
+        return int(found[0])
 
     # --- what it says ---
 
@@ -411,26 +448,30 @@ class Swarm:
 
     def storage(self, name: str = "storage", *arguments: str) -> Program:
         """Join and start a storage node."""
-        return self._join(self._storage(name, arguments)).start()
+        return self.add_storage(name, *arguments).start()
 
     def daemon(self, name: str, *arguments: str, **settings: str) -> Program:
         """Join and start a daemon; ``settings`` go by the environment (``up_bytes_per_second="5M"``)."""
-        program = self.add("daemon", name, ["--listen", "127.0.0.1:0", "--no-mdns", *arguments])
-        program.environment = {f"UPSWARM_DAEMON_{key.upper()}": value for key, value in settings.items()}
-        return self._join(program).start()
+        return self.add_daemon(name, *arguments, **settings).start()
 
     def daemons(self, count: int, **settings: str) -> list[Program]:
-        """Join and start ``count`` daemons, the slow part side by side."""
-        programs = []
-        for number in range(count):
-            program = self.add("daemon", f"d{number}", ["--listen", "127.0.0.1:0", "--no-mdns"])
-            program.environment = {f"UPSWARM_DAEMON_{key.upper()}": value for key, value in settings.items()}
-            programs.append(self._join(program))
-        for program in programs:
-            program.launch()
+        """Join and start daemons d0, d1, ..., the slow part side by side."""
+        programs = [self.add_daemon(f"d{number}", **settings).launched() for number in range(count)]
         for program in programs:
             program.wait_ready()
         return programs
+
+    def add_daemon(self, name: str, *arguments: str, **settings: str) -> Program:
+        """Return a daemon that has joined and is not started."""
+        program = self.add("daemon", name, ["--listen", "127.0.0.1:0", "--no-mdns", *arguments])
+        program.environment = {f"UPSWARM_DAEMON_{key.upper()}": value for key, value in settings.items()}
+        return self.join(program)
+
+    def add_storage(self, name: str, *arguments: str) -> Program:
+        """Return a storage node that has joined and is not started."""
+        data = self.folder / f"{name}.data"
+        flags = ["--listen", "127.0.0.1:0", "--data", str(data), "--no-mdns", *arguments]
+        return self.join(self.add("storage", name, flags))
 
     def add(self, kind: str, name: str, arguments: Sequence[str]) -> Program:
         """Return a program that is neither joined nor started."""
@@ -439,15 +480,10 @@ class Swarm:
         self.programs.append(program)
         return program
 
-    def _storage(self, name: str, arguments: Sequence[str]) -> Program:
-        data = self.folder / f"{name}.data"
-        return self.add(
-            "storage", name, ["--listen", "127.0.0.1:0", "--data", str(data), "--no-mdns", *arguments]
-        )
-
-    def _join(self, program: Program) -> Program:
+    def join(self, program: Program) -> Program:
+        """Let a program's home join the swarm."""
         role = "storage" if program.kind == "storage" else "peer"
-        done = self.upswarm("--home", program.home, "join", self.invite(role))
+        done = self.begin("--home", program.home, "join", self.invite(role), prefix=program.prefix).wait()
         assert done.exit_code == 0, str(done)
         return program
 
@@ -463,9 +499,9 @@ class Swarm:
         """Run a command and wait."""
         return self.begin(*arguments).wait(seconds)
 
-    def begin(self, *arguments: str | Path) -> Command:
+    def begin(self, *arguments: str | Path, prefix: Sequence[str] = ()) -> Command:
         """Run a command beside the test."""
-        command = Command([str(argument) for argument in arguments], self.environment, self.folder)
+        command = Command([str(argument) for argument in arguments], self.environment, self.folder, prefix)
         self._commands.append(command)
         return command
 

@@ -1,0 +1,276 @@
+"""Garbage on every port: refused with a log line, nothing grows, service goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+
+import msgpack
+import pytest
+from support.crew import Crew, put
+from support.files import MIB
+from support.processes import Program, Swarm, wait_until
+from support.strangers import hello, is_hung_up, keyring_of, receive_message, tls_socket
+
+from protocol import messages as m
+from protocol.codec import encode
+from protocol.frames import frame
+from protocol.ids import Tag, parse_address
+from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, HANDSHAKE_SECONDS_MAX
+from runtime.identity import Credentials
+
+# Allocators keep some; what a stranger can make us keep for good must not show among it.
+GROWTH_BYTES_MAX = 8 * MIB
+ROUNDS = 60
+
+
+@pytest.fixture(scope="module")
+def member(crew: Crew) -> Credentials:
+    """A member without manners."""
+    return keyring_of(crew.swarm.join(crew.swarm.add("daemon", "rude", [])).identity).credentials
+
+
+def listeners(crew: Crew) -> list[Program]:
+    """One of each kind."""
+    return [crew.tracker, crew.storage, crew.daemons[0]]
+
+
+@contextlib.contextmanager
+def unmoved(crew: Crew) -> Iterator[None]:
+    """Check that nothing grows and that service goes on, whatever happens in the block."""
+    before = {program: program.resident_bytes() for program in listeners(crew)}
+    yield
+    for program, size_bytes in before.items():
+        wait_until(
+            lambda program=program, size_bytes=size_bytes: program.resident_bytes() - size_bytes < GROWTH_BYTES_MAX,
+            f"{program} is as small as before: {size_bytes / 1e6:.1f} MB, {program.resident_bytes() / 1e6:.1f} MB now",
+            10,
+        )
+    serve(crew)
+
+
+def serve(crew: Crew) -> None:
+    """A put, from end to end."""
+    serve_number = int(time.monotonic() * 1000)
+    assert put(crew.daemons[0], crew.file(f"after-{serve_number}", MIB, serve_number))["state"] == "stored"
+
+
+def talk(address: str, data: bytes, *, half_close: bool = True) -> None:
+    """Say ``data`` to ``address`` and see them hang up."""
+    with socket.create_connection(parse_address(address), 10) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(data)
+            if half_close:
+                connection.shutdown(socket.SHUT_WR)
+        assert is_hung_up(connection, HANDSHAKE_SECONDS_MAX + 10)
+
+
+def client_hello() -> bytes:
+    """The first flight of a good TLS client."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["upswarm/1"])
+    outgoing = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), outgoing)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def test_random_bytes_and_truncated_handshakes_are_refused_at_every_tcp_port(crew: Crew) -> None:
+    noise = random.Random(7)
+    first = client_hello()
+
+    def one(program: Program) -> None:
+        talk(program.address, noise.randbytes(noise.randrange(1, 5000)))
+        talk(program.address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        talk(program.address, first[: noise.randrange(1, len(first))])
+        # A record that promises 16 KiB and delivers rubbish.
+        talk(program.address, b"\x16\x03\x01\x40\x00" + noise.randbytes(0x4000))
+        damaged = bytearray(first)
+        damaged[noise.randrange(6, len(first))] ^= 0xFF
+        talk(program.address, bytes(damaged))
+
+    for program in listeners(crew):
+        one(program)
+    with unmoved(crew):
+        for program in listeners(crew):
+            before = len(program.logged("stranger refused"))
+            for _ in range(ROUNDS):
+                one(program)
+            program.wait_logged("stranger refused", more_than=before + ROUNDS)
+
+
+def test_who_says_nothing_is_sent_away_at_the_deadline(crew: Crew) -> None:
+    first = client_hello()
+    with contextlib.ExitStack() as stack:
+        silent = []
+        counts = {program: len(program.logged("stranger refused")) for program in listeners(crew)}
+        for program in listeners(crew):
+            for begun in (b"", first[:50], first):
+                connection = stack.enter_context(socket.create_connection(parse_address(program.address), 10))
+                connection.sendall(begun)
+                silent.append(connection)
+        serve(crew)
+        for connection in silent:
+            assert is_hung_up(connection, HANDSHAKE_SECONDS_MAX + 5)
+    for program, before in counts.items():
+        program.wait_logged("stranger refused", more_than=before + 2, reason="longer than")
+
+
+def test_old_tls_is_refused(crew: Crew) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    for program in listeners(crew):
+        with socket.create_connection(parse_address(program.address), 10) as raw, pytest.raises(OSError):
+            context.wrap_socket(raw)
+
+
+def bomb(depth: int) -> bytes:
+    """Arrays in arrays."""
+    return b"\x91" * depth + b"\xc0"
+
+
+BEFORE_HELLO = {
+    "a length of four gigabytes": b"\xff\xff\xff\xff",
+    "a length above the first frame's": (FIRST_FRAME_BYTES_MAX + 1).to_bytes(4, "big"),
+    "an empty frame": b"\x00\x00\x00\x00",
+    "no msgpack": frame(b"\xc1" * 100),
+    "arrays in arrays": frame(bomb(4000)),
+    "a map": frame(b"\x80"),
+    "an array that promises four billion": frame(b"\xdd\xff\xff\xff\xff"),
+    "a text that promises four gigabytes": frame(b"\x92\x01\xdb\xff\xff\xff\xff"),
+    "a Hello of other things": frame(msgpack.packb([1, "x", 5, None, [], {}])),
+    "a Hello with a thousand features": frame(msgpack.packb([1, 1, ["f"] * 1000, "n", "a", []])),
+    "a type that is a text": frame(msgpack.packb(["Hello"])),
+    "a negative type": frame(msgpack.packb([-1])),
+    "a Block": frame(encode(m.Block(tag=Tag(bytes(32), 1), chunk=0, offset=0, length=1000))),
+}
+
+AFTER_HELLO = {
+    "a length of four gigabytes": b"\xff\xff\xff\xff",
+    "a length above a frame's": (FRAME_BYTES_MAX + 1).to_bytes(4, "big"),
+    "many small items": frame(b"\xdc\xff\xff" + b"\xc0" * 65535),
+    "nested to the end": frame(bomb(FRAME_BYTES_MAX - 10)),
+    "maps": frame(b"\x91" + b"\x80" * 1000),
+    "a second Hello that lies": frame(msgpack.packb([1, 0, [], "", "", []])),
+    "a tracker's answer": frame(encode(m.HeartbeatAnswer(number=1, interval_milliseconds=1, inventory_wanted=True))),
+    "a certificate": frame(encode(m.Renewed(request=1, certificate=b"x"))),
+    "a block that nobody requested": frame(encode(m.Block(tag=Tag(bytes(32), 1), chunk=0, offset=0, length=262144)))
+    + bytes(262144),
+}
+
+
+@pytest.mark.parametrize("what", BEFORE_HELLO)
+def test_a_member_that_begins_with_garbage_is_refused(crew: Crew, member: Credentials, what: str) -> None:
+    for program in listeners(crew):
+        before = len(program.logged("link refused"))
+        with tls_socket(program.address, member) as tls:
+            assert isinstance(receive_message(tls), m.Hello)
+            with contextlib.suppress(OSError):
+                tls.sendall(BEFORE_HELLO[what])
+            assert is_hung_up(tls)
+        program.wait_logged("link refused", more_than=before)
+
+
+@pytest.mark.parametrize("what", AFTER_HELLO)
+def test_a_member_that_goes_on_with_garbage_is_cut_off(crew: Crew, member: Credentials, what: str) -> None:
+    for program in listeners(crew):
+        before = len(program.logged("peer broke a rule"))
+        with tls_socket(program.address, member) as tls:
+            assert isinstance(receive_message(tls), m.Hello)
+            with contextlib.suppress(OSError):
+                tls.sendall(frame(encode(hello("rude"))))
+                tls.sendall(AFTER_HELLO[what])
+            assert is_hung_up(tls)
+        program.wait_logged("peer broke a rule", more_than=before)
+
+
+def test_garbage_of_members_makes_nobody_grow(crew: Crew, member: Credentials) -> None:
+    noise = random.Random(8)
+
+    def one(program: Program) -> None:
+        for data in (*BEFORE_HELLO.values(), noise.randbytes(3000)):
+            with tls_socket(program.address, member) as tls, contextlib.suppress(OSError):
+                tls.sendall(data)
+                assert is_hung_up(tls)
+        for data in (*AFTER_HELLO.values(), noise.randbytes(3000)):
+            with tls_socket(program.address, member) as tls, contextlib.suppress(OSError):
+                tls.sendall(frame(encode(hello("rude"))) + data)
+                assert is_hung_up(tls)
+
+    for program in listeners(crew):
+        one(program)
+    with unmoved(crew):
+        for program in listeners(crew):
+            for _ in range(8):
+                one(program)
+
+
+def test_questions_without_end_are_answered_or_cut_off_and_make_nobody_grow(crew: Crew, member: Credentials) -> None:
+    """A member that asks and does not read: what waits for it is bounded."""
+    question = frame(encode(m.ListNodes(request=1, after=None))) * 2000
+    asked = frame(encode(m.Ask(tag=Tag(bytes(32), 1)))) * 5000
+    requests = b"".join(
+        frame(encode(m.Request(tag=Tag(bytes(32), 1), chunk=0, offset=number, length=1))) for number in range(3000)
+    )
+    with unmoved(crew):
+        for program in listeners(crew):
+            for data in (question,) if program.kind == "tracker" else (asked, requests):
+                with tls_socket(program.address, member) as tls, contextlib.suppress(OSError):
+                    tls.settimeout(5)
+                    tls.sendall(frame(encode(hello("deaf"))))
+                    for _ in range(20):
+                        tls.sendall(data)
+
+
+def test_garbage_on_the_control_sockets(crew: Crew) -> None:
+    noise = random.Random(9)
+    with unmoved(crew):
+        for program in listeners(crew):
+            for _ in range(ROUNDS):
+                with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+                    connection.settimeout(10)
+                    connection.connect(str(program.socket_path))
+                    connection.sendall(noise.randbytes(noise.randrange(1, 200_000)))
+                    connection.shutdown(socket.SHUT_WR)
+                    assert is_hung_up(connection)
+            assert program.call("version")
+
+
+def test_garbage_on_the_pages_port(crew: Crew) -> None:
+    noise = random.Random(10)
+    address = crew.tracker.ready["http"]
+    pieces = [
+        b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 200_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
+        b"\x16\x03\x01",
+    ]
+    with unmoved(crew):
+        for number in range(ROUNDS):
+            with socket.create_connection(parse_address(address), 10) as connection, contextlib.suppress(OSError):
+                connection.sendall(pieces[number % len(pieces)] if number % 2 else noise.randbytes(2000))
+                connection.shutdown(socket.SHUT_WR)
+                is_hung_up(connection, 10)
+        assert crew.tracker.call("version")
+
+
+def test_more_strangers_than_there_is_room_for_do_not_push_out_members(swarm: Swarm) -> None:
+    crew = Crew.of(swarm, daemons=1)
+    with contextlib.ExitStack() as stack:
+        for _ in range(80):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_connection(parse_address(crew.storage.address), 5))
+        crew.storage.wait_logged("too many strangers")
+        # Members that are in stay in.
+        assert crew.storage.call("status")
+    serve(crew)

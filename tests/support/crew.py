@@ -1,0 +1,148 @@
+"""The usual cast of an integration test, tracker, storage node and some daemons, and what tests often ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from support.files import make_file
+from support.processes import Program, Swarm, wait_until
+
+PUT_SECONDS_MAX = 90.0
+
+
+@dataclass
+class Crew:
+    """A swarm that runs."""
+
+    swarm: Swarm
+    tracker: Program
+    storage: Program
+    daemons: list[Program]
+
+    @classmethod
+    def of(cls, swarm: Swarm, daemons: int = 2, **settings: str) -> Crew:
+        """Start a tracker, a storage node and ``daemons`` daemons called d0, d1, ..."""
+        tracker = swarm.tracker()
+        storage = swarm.add_storage("storage").launched()
+        started = swarm.daemons(daemons, **settings)
+        storage.wait_ready()
+        crew = cls(swarm, tracker, storage, started)
+        for program in (storage, *started):
+            wait_connected(program)
+        return crew
+
+    @property
+    def folder(self) -> Path:
+        """Where tests put their files."""
+        return self.swarm.folder
+
+    def file(self, name: str, size_bytes: int, seed: int = 0) -> Path:
+        """Make a file of pseudo-random bytes."""
+        return make_file(self.folder / "files" / name, size_bytes, seed)
+
+    def object_of(self, tag: str, storage: Program | None = None) -> Path:
+        """Return where the storage node keeps the bytes of ``tag``; they must be there."""
+        found = objects_of(storage or self.storage, tag)
+        assert len(found) == 1, found
+        return found[0]
+
+
+def objects_of(storage: Program, tag: str) -> list[Path]:
+    """Return the finished files of ``tag`` in a storage node's folder."""
+    return [path for path in storage.data.rglob(tag) if "objects" in path.parts]
+
+
+def ledger_rows(storage: Program, query: str, *values: Any) -> list[Any]:
+    """Read the ledger of a storage node with other eyes than its own."""
+    (path,) = ledger_paths(storage)
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as database:
+        return list(database.execute(query, values))
+
+
+def ledger_paths(storage: Program) -> list[Path]:
+    """Return the SQLite files of a storage node."""
+    return [
+        path
+        for folder in (storage.data, storage.state)
+        for path in folder.rglob("*")
+        if path.is_file() and path.open("rb").read(15) == b"SQLite format 3"
+    ]
+
+
+def wait_connected(program: Program) -> None:
+    """Wait until a daemon or storage node has its tracker."""
+    program.wait_logged("tracker connected")
+
+
+# --- verbs ---
+
+
+def put(daemon: Program, path: Path, *, wait: str = "stored", name: str | None = None) -> dict[str, Any]:
+    """Put one file and return its result."""
+    params: dict[str, Any] = {"paths": [str(path)], "wait": wait}
+    if name is not None:
+        params["name"] = name
+    (result,) = daemon.call("put", PUT_SECONDS_MAX, **params)["results"]
+    return dict(result)
+
+
+def get(daemon: Program, what: str, output: Path | None = None) -> dict[str, Any]:
+    """Get one file and return the result."""
+    params = {"what": what, "output": None if output is None else str(output)}
+    return dict(daemon.call("get", PUT_SECONDS_MAX, **params))
+
+
+def share(daemon: Program, *paths: Path) -> Any:
+    """Offer files without storing them."""
+    return daemon.call("share", PUT_SECONDS_MAX, paths=[str(path) for path in paths])
+
+
+def progress_of_put(daemon: Program, path: Path, **params: Any) -> Iterator[dict[str, Any]]:
+    """Begin to put ``path`` and yield its progress; the result comes last, as it stands in "results"."""
+    arguments = {"paths": [str(path)], "wait": "stored", **params}
+    for message in daemon.conversation("put", arguments, PUT_SECONDS_MAX):
+        if message.get("method") == "progress":
+            yield message["params"]
+        elif "method" not in message:
+            assert "result" in message, message
+            yield message["result"]["results"][0]
+
+
+def files_of(answer: Any) -> list[dict[str, Any]]:
+    """Return the rows of a listing, whatever it is wrapped in."""
+    if isinstance(answer, dict):
+        (answer,) = [value for value in answer.values() if isinstance(value, list)]
+    return list(answer)
+
+
+def wait_stored(storage: Program, tag: str, seconds: float = PUT_SECONDS_MAX) -> None:
+    """Wait until the storage node says that it has ``tag``."""
+    wait_until(
+        lambda: any(
+            row["tag"] == tag and row.get("state", "stored") == "stored" for row in files_of(storage.call("ls"))
+        ),
+        f"{tag} is stored",
+        seconds,
+    )
+
+
+def event_names(daemon: Program) -> list[str]:
+    """Return the events a daemon tells of, oldest first."""
+    return [event["event"] for event in events(daemon)]
+
+
+def events(daemon: Program) -> list[dict[str, Any]]:
+    """Return what ``events`` tells, without waiting."""
+    told: list[dict[str, Any]] = []
+    for message in daemon.conversation("events", {"follow": False}, 30):
+        if message.get("method") == "event":
+            told.append(message["params"])
+        elif "method" not in message and message.get("result"):
+            told.extend(files_of(message["result"]))
+    return told
