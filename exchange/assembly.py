@@ -6,6 +6,7 @@ or of disks (spool.py): it is told when a chunk was verified, or was wrong, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from protocol.ids import NodeId
@@ -61,6 +62,14 @@ class Assembly:
         """Return the cells of an open chunk that have not arrived, as bits."""
         known = self._open[chunk]
         return known.all_cells & ~known.arrived
+
+    def arrived_bytes(self, chunk: int) -> int:
+        """Return how much of an open chunk has arrived."""
+        return sum(self._open[chunk].senders.values())
+
+    def senders(self, chunk: int) -> Mapping[NodeId, int]:
+        """Return who has sent how many bytes of an open chunk."""
+        return self._open[chunk].senders
 
     def arrived(self, chunk: int, first: int, count: int, sender: NodeId) -> bool:
         """Take note of a run of cells, none of which was there; return whether the chunk is whole now."""

@@ -1,41 +1,36 @@
 """Which block to request next, over which link: the receiver decides. Pure; every method takes ``now`` in seconds.
 
 Aims, in order: every uplink is busy until the end; rarest first; the tail is split among all who can help, doubled only
-by a source that would idle, and what became superfluous is cancelled.
+by a source that would idle (tail.py), and what became superfluous is cancelled.
 
 A source works through a chunk of its own as long as there are unopened ones; then it joins the open chunks of others;
-then, idle, it doubles what a slower source would deliver last. Which cells have arrived, assembly.py knows.
+then, idle, it doubles what would come last. Which cells have arrived, assembly.py knows; how much a source is asked
+for, source.py.
 
-A source that took part in a chunk that turned out wrong is a suspect: it gets chunks for itself alone, until one of
-those is right; and a wrong chunk is fetched again from one source alone. So a liar is soon the only possible one.
+Trust. A node that took part in a chunk that turned out wrong is doubted: it makes chunks all alone, until enough of
+them were right: one, and twice as many each further time. A wrong chunk is fetched again from one source alone, which
+is not asked for it again if it is wrong once more. So a liar is soon the only possible one, cannot spoil what others
+make, and every honest node is cleared by doing what it does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from exchange.assembly import CELL_BYTES, Assembly, run_bytes, run_mask
-from exchange.rates import RateMeter
+from exchange.assembly import Assembly, run_bytes, run_mask
+from exchange.source import STALL_SECONDS, Request, Source
+from exchange.tail import Tail, takes_over
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId
-from protocol.limits import MIB, REQUESTS_PER_LINK_MAX
+from protocol.limits import REQUESTS_PER_LINK_MAX
 from protocol.manifest import Layout
 from runtime.seam import Random
 
-# A source should always have this much work, counted at its own rate: long enough to cover a round trip and our own
-# slowness, short enough that the tail is short.
-PIPELINE_SECONDS = 0.35
-PIPELINE_BYTES_MIN = 2 * CELL_BYTES
-PIPELINE_BYTES_MAX = 16 * MIB
-# Before a source has delivered anything.
-PIPELINE_BYTES_FIRST = 8 * CELL_BYTES
-# A block should take about this long, between one cell and 1 MiB.
-BLOCK_SECONDS = 0.05
-BLOCK_CELLS_MAX = 16
-BLOCK_CELLS_FIRST = 4
-# Nothing for so long beyond what its rate explains: its blocks go to others.
-STALL_SECONDS = 4.0
+# A source that rejected what we had not cancelled, or stalled, is left alone for so long.
+REST_SECONDS = 1.0
+# Half of what a sender may refuse: cancelled requests count there until they are answered.
+_REQUESTS_MAX = REQUESTS_PER_LINK_MAX // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,45 +53,11 @@ class Withdrawal:
 
 
 @dataclass(slots=True)
-class _Outstanding:
-    first: int
-    count: int
-    length: int
-    asked_at: float
+class _Doubt:
+    """``needed``: how many chunks a node must yet make right, and alone."""
 
-
-@dataclass(slots=True)
-class _Source:
-    node: NodeId
-    have: Bitmap
-    outstanding: dict[tuple[int, int], _Outstanding] = field(default_factory=dict)
-    outstanding_bytes: int = 0
-    rate: RateMeter = field(default_factory=RateMeter)
-    progress_at: float = 0.0
-    stalled: bool = False
-    suspect: bool = False
-    refused: Bitmap | None = None  # chunks it said are gone, although offered
-
-    def pipeline_bytes(self) -> int:
-        if self.stalled:
-            return CELL_BYTES
-        rate = self.rate.bytes_per_second
-        if rate is None:
-            return PIPELINE_BYTES_FIRST
-        return int(min(max(rate * PIPELINE_SECONDS, PIPELINE_BYTES_MIN), PIPELINE_BYTES_MAX))
-
-    def block_cells(self) -> int:
-        rate = self.rate.bytes_per_second
-        if rate is None:
-            return BLOCK_CELLS_FIRST
-        return int(min(max(rate * BLOCK_SECONDS / CELL_BYTES, 1), BLOCK_CELLS_MAX))
-
-    def seconds_for(self, size_bytes: int) -> float:
-        """How long this source takes for so many bytes, waiting ones included; unknown sources count as slow."""
-        rate = self.rate.bytes_per_second
-        if self.stalled or rate is None:
-            return STALL_SECONDS
-        return (self.outstanding_bytes + size_bytes) / max(rate, 1.0)
+    times: int = 0
+    needed: int = 0
 
 
 class Picker:
@@ -107,10 +68,19 @@ class Picker:
         self.wanted = wanted.copy()
         self._assembly = assembly
         self._rng = rng
-        self._sources: dict[int, _Source] = {}
-        self._requested: dict[int, int] = {}  # open chunk -> cells requested from somebody
-        self._whole: Bitmap = Bitmap(layout.chunks)  # all arrived, not judged yet
-        self._alone: dict[int, int | None] = {}  # chunk that one source must make alone -> which, once it began
+        self._sources: dict[int, Source] = {}
+        self._fresh = wanted.copy()  # wanted, not open
+        self._whole: set[int] = set()  # open, all arrived, not judged yet
+        self._free: dict[int, int] = {}  # open chunk -> its missing cells that nobody was asked for, never 0
+        self._free_cells = 0
+        self._asked: dict[int, dict[tuple[int, int], Request]] = {}  # chunk -> (source, offset) -> what is outstanding
+        self._maker: dict[int, int] = {}  # open chunk that one source makes alone -> which
+        self._once_wrong: set[int] = set()  # to be made by one source alone
+        self._doubts: dict[NodeId, _Doubt] = {}
+        self._moved_at: dict[int, float] = {}  # open chunk -> when it last got a cell
+        self._taken_over: dict[int, int] = {}  # chunk -> how often it changed hands
+        self._tail = Tail()
+        self._withdrawn: list[Withdrawal] = []  # to be told at the next occasion
         self._levels: list[Bitmap] | None = None  # rarity: chunks that at most 1, 2, 3, 4 sources offer
 
     # --- sources ---
@@ -118,7 +88,7 @@ class Picker:
     def add_source(self, source: int, node: NodeId, have: Bitmap, now: float) -> None:
         """A link offers ``have``."""
         assert source not in self._sources
-        self._sources[source] = _Source(node, have.copy(), progress_at=now)
+        self._sources[source] = Source(source, node, have.copy(), now)
         self._levels = None
 
     def remove_source(self, source: int) -> None:
@@ -127,12 +97,11 @@ class Picker:
         if gone is None:
             return
         self._levels = None
-        for chunk in sorted({chunk for chunk, _ in gone.outstanding}):
+        for request in gone.outstanding.values():
+            self._unlist(source, request)
+        for chunk in gone.cells:
             self._recount(chunk)
-        for chunk, owner in list(self._alone.items()):
-            if owner == source:
-                self._alone[chunk] = None
-                self._start_over(chunk)
+        self._release_chunks_of(source)
 
     def add_have(self, source: int, chunks: Iterable[int]) -> None:
         """A source got more chunks; silently ignores a source that is gone."""
@@ -170,160 +139,156 @@ class Picker:
 
     # --- what happened ---
 
-    def accepts(self, source: int, chunk: int, offset: int) -> bool:
-        """Whether a block that now arrives is still of use (all of its cells are missing)."""
+    def accepts(self, source: int, chunk: int, offset: int, length: int | None = None) -> bool:
+        """Whether a block that now arrives is of use (all of its cells are missing). ``length``: its size, if known."""
         known = self._sources.get(source)
-        pending = known.outstanding.get((chunk, offset)) if known else None
-        if pending is None or chunk not in self._assembly or chunk in self._whole:
+        request = known.outstanding.get((chunk, offset)) if known else None
+        if known is None or request is None or chunk not in self._assembly or chunk in self._whole:
             return False
-        run = run_mask(pending.first, pending.count)
-        return self._assembly.missing(chunk) & run == run and self._alone.get(chunk, source) in (source, None)
+        if length is not None and length != request.length:
+            return False
+        return not request.cells & ~self._assembly.missing(chunk) and self._may_make(known, chunk)
 
     def arrived(self, source: int, chunk: int, offset: int, now: float) -> tuple[bool, list[Withdrawal]]:
         """A block that ``accepts`` said yes to is there. Returns whether its chunk is whole now, and what to cancel."""
         known = self._sources[source]
-        pending = self._settle(known, chunk, offset, now)
-        whole = self._assembly.arrived(chunk, pending.first, pending.count, known.node)
+        request = self._settle(known, chunk, offset)
+        known.delivered(request, now)
+        self._moved_at[chunk] = now
+        whole = self._assembly.arrived(chunk, request.first, request.count, known.node)
+        self._set_free(chunk, self._free.get(chunk, 0) & ~request.cells)
         if whole:
             self._whole.add(chunk)
-        missing = self._assembly.missing(chunk)
         superfluous = []
-        for other_id, other in self._sources.items():
-            if other_id == source:
-                continue
-            for (other_chunk, other_offset), run in other.outstanding.items():
-                if other_chunk == chunk and not run_mask(run.first, run.count) & missing:
-                    superfluous.append(Withdrawal(other_id, chunk, other_offset))
+        freed = False
+        for (other, other_offset), another in self._asked.get(chunk, {}).items():
+            # Whoever was asked for some of these cells too would deliver a block of which we cannot use all.
+            if another.cells & request.cells and not another.void:
+                another.void = True
+                freed = freed or another.cells != request.cells
+                superfluous.append(Withdrawal(other, chunk, other_offset))
+        if freed:
+            self._recount(chunk)
         return whole, superfluous
 
-    def answered(self, source: int, chunk: int, offset: int, now: float, *, gone: bool) -> None:
-        """A request ended without use: rejected, or its block came too late. ``gone``: the source lacks the chunk."""
+    def answered(self, source: int, chunk: int, offset: int, now: float, *, gone: bool, came: bool = False) -> None:
+        """A request ended without use. ``gone``: the source lacks the chunk; ``came``: its block came all the same."""
         known = self._sources.get(source)
         if known is None or (chunk, offset) not in known.outstanding:
             return
-        self._settle(known, chunk, offset, None if gone else now)
-        if gone:
+        request = self._settle(known, chunk, offset)
+        if came:
+            known.delivered(request, now)
+        elif gone:
             known.have.discard(chunk)
             self._levels = None
-            if self._alone.get(chunk, None) == source:
-                self._alone[chunk] = None
+            if self._maker.get(chunk) == source and chunk not in self._whole:
                 self._start_over(chunk)
-                return
+        elif not request.void:
+            # Asking it again at once would be answered in the same way.
+            known.rests_until = now + REST_SECONDS
         self._recount(chunk)
 
     def verified(self, chunk: int) -> dict[NodeId, int]:
         """The chunk's digest is right; it is not wanted any more. Returns its makers: bytes by sender."""
         makers = self._assembly.finish(chunk)
-        self._forget_chunk(chunk)
+        self._close(chunk)
         self.wanted.discard(chunk)
-        self._alone.pop(chunk, None)
+        self._once_wrong.discard(chunk)
+        self._taken_over.pop(chunk, None)
         if len(makers) == 1:
-            for source in self._sources.values():
-                if source.node in makers:
-                    source.suspect = False
+            (maker,) = makers
+            doubt = self._doubts.get(maker)
+            if doubt is not None and doubt.needed:
+                doubt.needed -= 1
         return makers
 
     def wrong(self, chunk: int) -> list[NodeId]:
         """The chunk's digest is wrong. Returns its makers; the chunk is fetched again, from one source alone."""
         makers = sorted(self._assembly.finish(chunk))
-        self._forget_chunk(chunk)
-        self._alone[chunk] = None
-        for source in self._sources.values():
-            if source.node in makers:
-                source.suspect = True
+        self._close(chunk)
+        self._fresh.add(chunk)
+        self._once_wrong.add(chunk)
+        for node in makers:
+            self._doubt(node)
+        if len(makers) == 1:
+            # Its copy is bad. If it has a better one it may say so by a new offer.
+            for source in self._sources.values():
+                if source.node == makers[0]:
+                    source.have.discard(chunk)
+            self._levels = None
         return makers
 
     def want_again(self, chunks: Iterable[int]) -> None:
-        """Chunks that were verified once are wanted after all (rot, a failed write)."""
+        """Chunks that were verified once, or are open, are wanted from the beginning (rot, a failed write)."""
         for chunk in chunks:
-            self._start_over(chunk)
             self.wanted.add(chunk)
+            self._start_over(chunk)
+
+    def stalled(self, now: float) -> list[Withdrawal]:
+        """Return what to cancel now: its source stopped delivering, or is not to make it any more. Others may at once.
+
+        To be called several times a second.
+        """
+        for source in self._sources.values():
+            if source.overdue(now):
+                self._stall(source, now)
+        withdrawn, self._withdrawn = self._withdrawn, []
+        return [one for one in withdrawn if one.source in self._sources]
 
     # --- what to do ---
 
     def picks(self, source: int, now: float) -> list[Pick]:
         """Return what to request from ``source`` now; it counts as requested."""
         known = self._sources.get(source)
-        if known is None:
+        if known is None or now < known.rests_until:
             return []
         picks: list[Pick] = []
-        room = known.pipeline_bytes()
-        while known.outstanding_bytes < room and len(known.outstanding) < REQUESTS_PER_LINK_MAX // 2:
-            found = self._next_run(source, known)
+        room_bytes = known.pipeline_bytes()
+        while known.outstanding_bytes < room_bytes and len(known.outstanding) < _REQUESTS_MAX:
+            found = self._next_run(known, now)
             if found is None:
                 break
-            chunk, first, count = found
-            length = run_bytes(self.layout, chunk, first, count)
-            offset = first * CELL_BYTES
-            if (chunk, offset) in known.outstanding:
-                break  # it stalled with this very block; asking twice would not help
-            if not known.outstanding:
-                known.progress_at = now
-            known.outstanding[(chunk, offset)] = _Outstanding(first, count, length, now)
-            known.outstanding_bytes += length
-            self._requested[chunk] = self._requested.get(chunk, 0) | run_mask(first, count)
-            picks.append(Pick(source, chunk, offset, length))
-            if length == 0:
-                break  # an empty file's only block
+            picks.append(self._ask(known, *found, now))
         return picks
 
-    def stalled(self, now: float) -> list[Withdrawal]:
-        """Return what to cancel because its source stopped delivering; it is free for others at once."""
-        withdrawals = []
-        for source_id, source in self._sources.items():
-            if not source.outstanding or source.stalled:
-                continue
-            rate = source.rate.bytes_per_second
-            oldest = next(iter(source.outstanding.values()))
-            allowed_seconds = STALL_SECONDS + (2 * oldest.length / rate if rate else STALL_SECONDS)
-            if now - source.progress_at > allowed_seconds:
-                source.stalled = True
-                for chunk in sorted({chunk for chunk, _ in source.outstanding}):
-                    self._recount(chunk)
-                withdrawals += [Withdrawal(source_id, chunk, offset) for chunk, offset in source.outstanding]
-                for chunk, owner in list(self._alone.items()):
-                    if owner == source_id:
-                        self._alone[chunk] = None
-                        self._start_over(chunk)
-        return withdrawals
-
-    def _next_run(self, source_id: int, source: _Source) -> tuple[int, int, int] | None:
+    def _next_run(self, source: Source, now: float) -> tuple[int, int, int] | None:
         cells = source.block_cells()
-        own = {chunk for chunk, _ in source.outstanding}
-        # 1. Go on with a chunk it is already making.
-        for chunk in sorted(own):
-            if (run := self._free_run(chunk, source_id, cells)) is not None:
-                return chunk, *run
+        if not self._fresh:
+            # Towards the end smaller blocks: half of what is left, shared out.
+            cells = min(cells, max(1, self._free_cells // (2 * len(self._sources))))
+        # 1. Go on with the chunk of its own.
+        if source.making is not None:
+            free = self._free_for(source, source.making)
+            if free:
+                return source.making, *_first_run(free, cells)
+            source.making = None
         # 2. Open a chunk: the rarest of those nobody has begun.
-        chunk_or_none = self._unopened(source)
-        if chunk_or_none is not None:
-            self._assembly.open(chunk_or_none)
-            if source.suspect or chunk_or_none in self._alone:
-                self._alone[chunk_or_none] = source_id
-            run = self._free_run(chunk_or_none, source_id, cells)
-            assert run is not None
-            return chunk_or_none, *run
-        # 3. Join the open chunk of which most is still to be requested.
-        best: tuple[int, int] | None = None
-        for chunk in self._assembly.chunks():
-            if chunk in source.have and not (source.suspect and self._alone.get(chunk) != source_id):
-                free = self._free(chunk, source_id).bit_count()
-                if free and (best is None or free > best[0]):
-                    best = (free, chunk)
-        if best is not None:
-            # Half of it at most: its owner goes on with the rest.
-            run = self._free_run(best[1], source_id, max(1, min(cells, (best[0] + 1) // 2)), from_end=True)
-            assert run is not None
-            return best[1], *run
-        # 4. Idle: double what would come last, if we are sooner.
-        if source.outstanding or source.suspect or source.stalled:
+        chunk = self._unopened(source)
+        if chunk is not None:
+            free = self._open_for(source, chunk, now)
+            if free:
+                return chunk, *_first_run(free, cells)
+        # 3. Join the open chunk of which most is still to be requested: half of it at most, from the end, since its
+        # owner goes on with the rest.
+        most, chunk = 0, -1
+        for open_chunk in self._free:
+            free = self._free_for(source, open_chunk)
+            if free.bit_count() > most:
+                most, chunk = free.bit_count(), open_chunk
+        if most:
+            return chunk, *_last_run(self._free_for(source, chunk), max(1, min(cells, (most + 1) // 2)))
+        # 4. Idle: double what would come last, or take a chunk over, if we are sooner.
+        if source.stalled:
             return None
-        return self._doubled(source_id, source)
+        if not self._is_doubted(source.node):
+            late = self._tail.later_than(source, self._sources.values(), self._may_double, now)
+            if late is not None:
+                return late.chunk, late.first, late.count
+        return self._take_over(source, cells, now) if not source.outstanding else None
 
-    def _unopened(self, source: _Source) -> int | None:
-        have = source.have & self.wanted
-        for chunk in self._assembly.chunks():
-            have.discard(chunk)
+    def _unopened(self, source: Source) -> int | None:
+        have = source.have & self._fresh
         if not have:
             return None
         for level in self._rarity():
@@ -331,6 +296,18 @@ class Picker:
             if rare:
                 return self._any_of(rare)
         return self._any_of(have)
+
+    def _open_for(self, source: Source, chunk: int, now: float) -> int:
+        """Open a chunk for ``source`` to begin with; return the cells it can be asked for."""
+        self._assembly.open(chunk)
+        self._fresh.discard(chunk)
+        self._moved_at[chunk] = now
+        if chunk in self._once_wrong or self._is_doubted(source.node):
+            self._maker[chunk] = source.number
+        source.making = chunk
+        self._set_free(chunk, self._assembly.missing(chunk))
+        # Requests from before it was started over may still be under way from it.
+        return self._free_for(source, chunk)
 
     def _rarity(self) -> list[Bitmap]:
         """Return the rarity levels: one pass of wide integer operations per source, kept until offers change."""
@@ -347,101 +324,175 @@ class Picker:
         return self._levels
 
     def _any_of(self, chunks: Bitmap) -> int:
-        start = self._rng.randrange(self.layout.chunks)
-        return chunks.first_from(start)
+        return chunks.first_from(self._rng.randrange(self.layout.chunks))
 
-    def _free(self, chunk: int, source_id: int) -> int:
-        """Cells of an open chunk that this source could be asked for: missing, and requested from nobody."""
-        if chunk in self._whole or self._alone.get(chunk, source_id) not in (source_id, None):
+    def _free_for(self, source: Source, chunk: int) -> int:
+        """Return the cells of an open chunk that this source could be asked for, as bits."""
+        free = self._free.get(chunk, 0)
+        if not free or chunk not in source.have or not self._may_make(source, chunk):
             return 0
-        return self._assembly.missing(chunk) & ~self._requested.get(chunk, 0)
+        return free & ~source.cells.get(chunk, 0)
 
-    def _free_run(self, chunk: int, source_id: int, cells: int, *, from_end: bool = False) -> tuple[int, int] | None:
-        if chunk not in self._assembly:
-            return None
-        free = self._free(chunk, source_id)
-        if not free:
-            return None
-        if chunk in self._alone:
-            self._alone[chunk] = source_id
-        if from_end:
-            last = free.bit_length() - 1
-            first = last
-            while first > 0 and last - first + 1 < cells and free >> (first - 1) & 1:
-                first -= 1
-            return first, last - first + 1
-        first = (free & -free).bit_length() - 1
-        count = 1
-        while count < cells and free >> (first + count) & 1:
-            count += 1
-        return first, count
+    def _may_make(self, source: Source, chunk: int) -> bool:
+        """Whether cells of an open chunk may come from ``source``."""
+        maker = self._maker.get(chunk)
+        if maker is not None:
+            return maker == source.number
+        return not self._is_doubted(source.node)
 
-    def _doubled(self, source_id: int, source: _Source) -> tuple[int, int, int] | None:
-        worst: tuple[float, int, int, int] | None = None
-        for other_id, other in self._sources.items():
-            if other_id == source_id:
+    def _may_double(self, source: Source, request: Request) -> bool:
+        chunk = request.chunk
+        if (
+            chunk not in source.have
+            or chunk in self._maker
+            or request.cells & source.cells.get(chunk, 0)
+            or request.cells & ~self._assembly.missing(chunk)
+        ):
+            return False
+        askers = sum(1 for other in self._asked[chunk].values() if not other.void and other.cells & request.cells)
+        return askers == 1
+
+    def _take_over(self, source: Source, cells: int, now: float) -> tuple[int, int, int] | None:
+        """Begin anew, for ``source`` alone, a chunk that whoever makes it is too slow with. The way out when a chunk
+        cannot be shared: one that was wrong once, or one that only doubted nodes could finish."""
+        doubted = self._is_doubted(source.node)
+        for chunk, moved_at in self._moved_at.items():
+            maker = self._sources.get(self._maker.get(chunk, -1))
+            if chunk in self._whole or chunk not in source.have or maker is source or not (maker or doubted):
                 continue
-            rate = other.rate.bytes_per_second
-            ahead = 0
-            for (chunk, offset), run in other.outstanding.items():
-                ahead += run.length
-                if chunk not in source.have or chunk in self._whole or chunk in self._alone:
-                    continue
-                if (chunk, offset) in source.outstanding or chunk not in self._assembly:
-                    continue
-                if run_mask(run.first, run.count) & ~self._assembly.missing(chunk):
-                    continue
-                if self._times_requested(chunk, run) > 1:
-                    continue
-                seconds = STALL_SECONDS if rate is None or other.stalled else ahead / max(rate, 1.0)
-                if source.seconds_for(run.length) < seconds and (worst is None or seconds > worst[0]):
-                    worst = (seconds, chunk, run.first, run.count)
-        return worst[1:] if worst else None
-
-    def _times_requested(self, chunk: int, run: _Outstanding) -> int:
-        cells = run_mask(run.first, run.count)
-        times = 0
-        for source in self._sources.values():
-            for (other_chunk, _), other in source.outstanding.items():
-                if other_chunk == chunk and run_mask(other.first, other.count) & cells:
-                    times += 1
-        return times
+            if source.cells.get(chunk):
+                continue
+            # The more often it changed hands, the longer we wait: or two slow sources would take it from each other
+            # for ever.
+            patience_seconds = STALL_SECONDS * 2 ** min(self._taken_over.get(chunk, 0), 16)
+            chunk_bytes = self.layout.bytes_of(chunk)
+            rest_bytes = chunk_bytes - self._assembly.arrived_bytes(chunk)
+            if now - moved_at > patience_seconds or (
+                maker is not None
+                and not self._taken_over.get(chunk)
+                and takes_over(source, maker, chunk_bytes, rest_bytes, now)
+            ):
+                self._taken_over[chunk] = self._taken_over.get(chunk, 0) + 1
+                self._start_over(chunk)
+                self._maker[chunk] = source.number
+                return chunk, *_first_run(self._open_for(source, chunk, now), cells)
+        return None
 
     # --- bookkeeping ---
 
-    def _settle(self, source: _Source, chunk: int, offset: int, delivered_at: float | None) -> _Outstanding:
-        pending = source.outstanding.pop((chunk, offset))
-        source.outstanding_bytes -= pending.length
-        if delivered_at is not None:
-            source.rate.delivered(pending.length, pending.asked_at, delivered_at)
-            source.progress_at = delivered_at
-            if source.stalled:
-                source.stalled = False
-                for other_chunk in sorted({other_chunk for other_chunk, _ in source.outstanding}):
-                    self._recount(other_chunk)
-        return pending
+    def _ask(self, source: Source, chunk: int, first: int, count: int, now: float) -> Pick:
+        length = run_bytes(self.layout, chunk, first, count)
+        request = Request(chunk, first, count, run_mask(first, count), length, now)
+        source.ask(request)
+        self._asked.setdefault(chunk, {})[(source.number, request.offset)] = request
+        self._set_free(chunk, self._free.get(chunk, 0) & ~request.cells)
+        return Pick(source.number, chunk, request.offset, length)
+
+    def _settle(self, source: Source, chunk: int, offset: int) -> Request:
+        request = source.outstanding[(chunk, offset)]
+        source.settle(request)
+        self._unlist(source.number, request)
+        return request
+
+    def _unlist(self, source: int, request: Request) -> None:
+        asked = self._asked[request.chunk]
+        del asked[(source, request.offset)]
+        if not asked:
+            del self._asked[request.chunk]
+
+    def _void(self, source: int, request: Request) -> None:
+        """Count on this request no more; whoever calls recounts its chunk."""
+        if not request.void:
+            request.void = True
+            self._withdrawn.append(Withdrawal(source, request.chunk, request.offset))
+
+    def _stall(self, source: Source, now: float) -> None:
+        source.stalled = True
+        source.rests_until = now + REST_SECONDS
+        for request in source.outstanding.values():
+            self._void(source.number, request)
+        for chunk in source.cells:
+            self._recount(chunk)
+        self._release_chunks_of(source.number)
+
+    def _release_chunks_of(self, source: int) -> None:
+        """What this source was to make alone, another may begin anew."""
+        for chunk in [chunk for chunk, maker in self._maker.items() if maker == source]:
+            if chunk not in self._whole:
+                self._start_over(chunk)
+
+    def _is_doubted(self, node: NodeId) -> bool:
+        doubt = self._doubts.get(node)
+        return doubt is not None and doubt.needed > 0
+
+    def _doubt(self, node: NodeId) -> None:
+        doubt = self._doubts.setdefault(node, _Doubt())
+        doubt.needed = max(doubt.needed, 2**doubt.times)
+        doubt.times += 1
+        for source in self._sources.values():
+            if source.node != node:
+                continue
+            for chunk in list(source.cells):
+                asked = self._asked[chunk]
+                if chunk not in self._assembly or chunk in self._maker or chunk in self._whole:
+                    continue
+                if self._assembly.senders(chunk).keys() <= {node} and all(
+                    request.void or asker == source.number for (asker, _), request in asked.items()
+                ):
+                    self._maker[chunk] = source.number  # nobody else has touched it
+                    continue
+                for (asker, _), request in asked.items():
+                    if asker == source.number:
+                        self._void(asker, request)
+                self._recount(chunk)
+
+    def _set_free(self, chunk: int, free: int) -> None:
+        before = self._free.get(chunk, 0)
+        self._free_cells += free.bit_count() - before.bit_count()
+        if free:
+            self._free[chunk] = free
+        elif before:
+            del self._free[chunk]
 
     def _recount(self, chunk: int) -> None:
-        """Count anew which cells of ``chunk`` are requested from sources that still deliver."""
+        """Count anew which cells of ``chunk`` nobody was asked for."""
+        if chunk not in self._assembly or chunk in self._whole:
+            return
         requested = 0
-        for source in self._sources.values():
-            if source.stalled:
-                continue
-            for (other_chunk, _), run in source.outstanding.items():
-                if other_chunk == chunk:
-                    requested |= run_mask(run.first, run.count)
-        if requested:
-            self._requested[chunk] = requested
-        else:
-            self._requested.pop(chunk, None)
-            if chunk in self._assembly and not self._assembly.open(chunk).arrived:
-                self._assembly.reset(chunk)
-
-    def _forget_chunk(self, chunk: int) -> None:
-        self._requested.pop(chunk, None)
-        self._whole.discard(chunk)
+        for request in self._asked.get(chunk, {}).values():
+            if not request.void:
+                requested |= request.cells
+        self._set_free(chunk, self._assembly.missing(chunk) & ~requested)
+        if not requested and not self._assembly.arrived_bytes(chunk):
+            self._start_over(chunk)
 
     def _start_over(self, chunk: int) -> None:
-        """Throw away what has arrived of ``chunk``. Requests under way stay outstanding; their blocks are dropped."""
+        """Throw away what has arrived of ``chunk``, and who makes it. Requests under way stay outstanding, void."""
+        for (source, _), request in self._asked.get(chunk, {}).items():
+            self._void(source, request)
         self._assembly.reset(chunk)
-        self._forget_chunk(chunk)
+        self._close(chunk)
+        if chunk in self.wanted:
+            self._fresh.add(chunk)
+
+    def _close(self, chunk: int) -> None:
+        self._set_free(chunk, 0)
+        self._whole.discard(chunk)
+        self._maker.pop(chunk, None)
+        self._moved_at.pop(chunk, None)
+
+
+def _first_run(free: int, cells: int) -> tuple[int, int]:
+    """Return first and count of the first free run, at most ``cells`` long."""
+    first = (free & -free).bit_length() - 1
+    run = free >> first
+    count = (~run & (run + 1)).bit_length() - 1
+    return first, min(count, cells)
+
+
+def _last_run(free: int, cells: int) -> tuple[int, int]:
+    """Return first and count of the last free run, at most its last ``cells``."""
+    last = free.bit_length() - 1
+    first = (~free & ((1 << last) - 1)).bit_length()
+    count = min(last - first + 1, cells)
+    return last - count + 1, count

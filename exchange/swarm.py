@@ -147,7 +147,7 @@ class Swarm:
     def take(self, source: int, chunk: int, offset: int, buffer: memoryview) -> bool:
         """A block that was accepted is in ``buffer``, which is ours now if True is returned."""
         # Between accepting and receiving others may have been quicker.
-        if not self.accepts(source, chunk, offset):
+        if not self.running or not self._picker.accepts(source, chunk, offset, len(buffer)):
             self.unused(source, chunk, offset, gone=False, size_bytes=len(buffer))
             return False
         whole, superfluous = self._picker.arrived(source, chunk, offset, self._now())
@@ -160,7 +160,7 @@ class Swarm:
     def unused(self, source: int, chunk: int, offset: int, *, gone: bool, size_bytes: int = 0) -> None:
         """A request ended without use."""
         self.wasted_bytes += size_bytes
-        self._picker.answered(source, chunk, offset, self._now(), gone=gone)
+        self._picker.answered(source, chunk, offset, self._now(), gone=gone, came=size_bytes > 0)
         self._pump()
 
     # --- ours ---

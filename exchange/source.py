@@ -1,0 +1,169 @@
+"""One link as a source of blocks: what it offers, what it was asked for, how fast it is, how much to ask it for. Pure.
+
+How much: enough that the sender never waits for our next request, hence more than a round trip's worth at its own
+rate; and little, because what is asked for and not yet there is what a slow source holds up at the end.
+
+Considered: a fixed 0.35 seconds' worth. On a line with a longer round trip the source then delivers 0.35 seconds'
+worth in each round trip, is found to be slower than it was, is asked for less, and so on down to the minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from exchange.assembly import CELL_BYTES
+from exchange.rates import RateMeter, ResponseMeter
+from protocol.bitmap import Bitmap
+from protocol.ids import NodeId
+from protocol.limits import KIB, MIB
+
+# The work a source should always have, in seconds at its own rate: a round trip, a quarter more for its jitter, and
+# this much for our own slowness.
+_SPARE_SECONDS = 0.2
+_PIPELINE_SECONDS_MIN = 0.35
+# A satellite's round trip is 0.6 s; a longer response comes from queues, which need no help to grow.
+_PIPELINE_SECONDS_MAX = 1.2
+_PIPELINE_BYTES_MIN = 2 * CELL_BYTES
+_PIPELINE_BYTES_MAX = 16 * MIB
+# Before a source has delivered anything; in single cells, so that its first answer comes soon. From there it doubles
+# with each round trip, until answers take so many times the shortest: then requests wait at the sender.
+_PIPELINE_BYTES_FIRST = 8 * CELL_BYTES
+_RAMP_RESPONSES = 1.5
+_RATE_GUESS = 512 * KIB
+_RESPONSE_GUESS_SECONDS = 0.2
+# A block should take about this long, between one cell and 1 MiB.
+_BLOCK_SECONDS = 0.05
+_BLOCK_CELLS_MAX = 16
+# Nothing for so long beyond what its rate explains: its blocks go to others.
+STALL_SECONDS = 4.0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A run of cells that was asked for and is not answered yet.
+
+    ``void``: it was withdrawn and nobody counts on it; it will be answered all the same, and may still be of use.
+    """
+
+    chunk: int
+    first: int
+    count: int
+    cells: int  # the same run as bits
+    length: int
+    asked_at: float
+    void: bool = False
+
+    @property
+    def offset(self) -> int:
+        """Where the run begins within its chunk, in bytes."""
+        return self.first * CELL_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """See the module. ``number`` names the link; a node may have several."""
+
+    number: int
+    node: NodeId
+    have: Bitmap
+    progress_at: float  # when it last delivered, or was first asked after having had nothing to do
+    outstanding: dict[tuple[int, int], Request] = field(default_factory=dict)  # by chunk and offset, oldest first
+    outstanding_bytes: int = 0
+    cells: dict[int, int] = field(default_factory=dict)  # chunk -> cells that are outstanding, void ones too
+    rate: RateMeter = field(default_factory=RateMeter)
+    response: ResponseMeter = field(default_factory=ResponseMeter)
+    ramp_bytes: int = _PIPELINE_BYTES_FIRST  # 0: the ramp has ended, the rate is known
+    making: int | None = None  # the chunk of its own
+    stalled: bool = False
+    rests_until: float = 0.0
+
+    def ask(self, request: Request) -> None:
+        """Take note of a request."""
+        if not self.outstanding:
+            self.progress_at = request.asked_at
+        self.outstanding[(request.chunk, request.offset)] = request
+        self.outstanding_bytes += request.length
+        self.cells[request.chunk] = self.cells.get(request.chunk, 0) | request.cells
+
+    def settle(self, request: Request) -> None:
+        """The request was answered, one way or the other."""
+        del self.outstanding[(request.chunk, request.offset)]
+        self.outstanding_bytes -= request.length
+        rest = self.cells[request.chunk] & ~request.cells
+        if rest:
+            self.cells[request.chunk] = rest
+        else:
+            del self.cells[request.chunk]
+
+    def delivered(self, request: Request, now: float) -> None:
+        """The answer was a block, of use or not."""
+        self.rate.delivered(request.length, request.asked_at, now)
+        seconds = now - request.asked_at
+        self.response.took(seconds, now)
+        if seconds > _RAMP_RESPONSES * self.response_seconds():
+            self.ramp_bytes = 0
+        elif self.ramp_bytes:
+            self.ramp_bytes += request.length
+        self.progress_at = now
+        self.stalled = False
+
+    def pipeline_bytes(self) -> int:
+        """Return how much may be outstanding."""
+        if self.stalled:
+            return CELL_BYTES
+        rate = self.rate.bytes_per_second
+        if rate is None:
+            return _PIPELINE_BYTES_FIRST
+        seconds = 1.25 * self.response_seconds() + _SPARE_SECONDS
+        seconds = min(max(seconds, _PIPELINE_SECONDS_MIN), _PIPELINE_SECONDS_MAX)
+        return int(min(max(rate * seconds, self.ramp_bytes, _PIPELINE_BYTES_MIN), _PIPELINE_BYTES_MAX))
+
+    def block_cells(self) -> int:
+        """Return how many cells one request should have."""
+        rate = self.rate.bytes_per_second
+        if rate is None or self.stalled:
+            return 1
+        return int(min(max(rate * _BLOCK_SECONDS / CELL_BYTES, 1), _BLOCK_CELLS_MAX))
+
+    def response_seconds(self) -> float:
+        """Return how long an answer takes at least."""
+        seconds = self.response.seconds
+        return _RESPONSE_GUESS_SECONDS if seconds is None else seconds
+
+    def seconds_for(self, size_bytes: int) -> float:
+        """Return how long it would take for so many bytes if it was asked now."""
+        return max(self.response_seconds(), (self.outstanding_bytes + size_bytes) / self.expected_rate())
+
+    def expectations(self, now: float) -> Iterator[tuple[float, Request]]:
+        """Yield each request that counts, with the seconds until it is answered as far as one can tell.
+
+        What is overdue is expected to take as long again: who is late becomes later.
+        """
+        rate = self.expected_rate()
+        shortest = self.response_seconds()
+        idle_seconds = now - self.progress_at
+        ahead = overdue_seconds = 0.0
+        for request in self.outstanding.values():
+            if request.void:
+                continue
+            if not ahead:
+                due_seconds = max(request.length / rate, shortest - (self.progress_at - request.asked_at))
+                overdue_seconds = max(0.0, idle_seconds - due_seconds)
+            ahead += request.length
+            in_turn = max(0.0, ahead / rate - idle_seconds)
+            yield max(in_turn, shortest - (now - request.asked_at)) + overdue_seconds, request
+
+    def overdue(self, now: float) -> bool:
+        """Whether it should be given up: it owes something and has delivered nothing for far too long."""
+        oldest = next((request for request in self.outstanding.values() if not request.void), None)
+        if oldest is None:
+            return False
+        rate = self.rate.bytes_per_second
+        allowed_seconds = STALL_SECONDS + (2 * oldest.length / rate if rate else STALL_SECONDS)
+        return now - max(self.progress_at, oldest.asked_at) > allowed_seconds
+
+    def expected_rate(self) -> float:
+        """Return its rate as far as one can tell, in bytes per second."""
+        rate = self.rate.bytes_per_second
+        return _RATE_GUESS if rate is None else max(rate, 1.0)
