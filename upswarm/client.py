@@ -58,10 +58,18 @@ class PutResult(TypedDict):
     error: NotRequired[Failed]
 
 
+class Skipped(TypedDict):
+    """What a folder holds that is no file to put, and why not."""
+
+    path: str
+    reason: str
+
+
 class PutOutcome(TypedDict):
     """One result for each file."""
 
     results: list[PutResult]
+    skipped: NotRequired[list[Skipped]]
 
 
 GetResult = TypedDict(
@@ -171,19 +179,19 @@ class Client:
         self, paths: Iterable[Path], *, name: str | None = None, wait: Wait = "stored", progress: Notice | None = None
     ) -> PutOutcome:
         """Store files and folders; return when what ``wait`` says has happened for each, or cannot."""
-        params: dict[str, Any] = {"paths": [_absolute(path) for path in paths], "wait": wait}
+        params: dict[str, Any] = {"paths": [absolute(path) for path in paths], "wait": wait}
         if name is not None:
             params["name"] = name
         return cast(PutOutcome, self.call("put", params, progress, seconds_max=None))
 
     def get(self, what: str, output: Path | None = None, *, progress: Notice | None = None) -> GetResult:
         """Fetch a file by tag, name or link."""
-        target = None if output is None else _absolute(output)
+        target = None if output is None else absolute(output)
         return cast(GetResult, self.call("get", {"what": what, "output": target}, progress, seconds_max=None))
 
     def share(self, paths: Sequence[Path], *, progress: Notice | None = None) -> Any:
         """Offer files for download without storing them."""
-        return self.call("share", {"paths": [_absolute(path) for path in paths]}, progress, seconds_max=None)
+        return self.call("share", {"paths": [absolute(path) for path in paths]}, progress, seconds_max=None)
 
     def status(self) -> dict[str, Any]:
         """Return the program's state."""
@@ -252,7 +260,8 @@ class Client:
         )
 
 
-def _absolute(path: Path) -> str:
+def absolute(path: Path) -> str:
+    """Return ``path`` for a program whose working folder is another: absolute, without ``..``."""
     # Not resolve() for all: the name that somebody gave to a symbolic link is the name of the file.
     path = path.absolute()
     if ".." not in path.parts:

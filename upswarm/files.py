@@ -15,7 +15,7 @@ from protocol.errors import IntegrityError
 from protocol.ids import Tag
 from upswarm.console import Console, verb
 from upswarm.hashing import manifest_of
-from upswarm.text import shown
+from upswarm.text import shown, table
 
 
 @click.command(name="tag")
@@ -72,9 +72,13 @@ def check(console: Console, tag: str | None) -> None:
     """Read what the daemon holds again, and compare it with its digests."""
     with console.client() as daemon:
         answer: Any = daemon.call("check", {} if tag is None else {"tag": tag}, seconds_max=None)
-    console.give(answer)
-    # The daemon's word for what it found rotten.
-    if isinstance(answer, dict) and (answer.get("rotten") or answer.get("bad") or answer.get("ok") is False):
+    console.give(
+        answer,
+        lambda data: table(
+            [["ok" if one["ok"] else "ROTTEN", one["path"], one["says"]] for one in data["files"]], ("", "path", "")
+        ),
+    )
+    if not answer["ok"]:
         sys.exit(IntegrityError.exit_code)
 
 

@@ -10,7 +10,7 @@ import click
 
 from runtime.places import PROGRAMS
 from upswarm.console import Console, as_json, verb
-from upswarm.text import moment_text, report, shown, table, value_text
+from upswarm.text import moment_text, records, report, shown, table, value_text
 
 WATCH_SECONDS = 1.0
 
@@ -23,18 +23,21 @@ def list_files(console: Console, stored: bool, local: bool) -> None:
     """List files: tag, size, name."""
     client, program = console.any_client("daemon", "storage")
     with client:
-        console.give(client.call("ls", {"stored": stored, "local": local} if program == "daemon" else {}), _listing)
+        answer = client.call("ls", {"stored": stored, "local": local} if program == "daemon" else {})
+    console.give(answer, _listing)
+    if isinstance(answer, dict) and answer.get("tracker") == "away":
+        console.note("the tracker is not connected: only what this machine has is listed")
 
 
 def _listing(data: Any) -> str:
     """Return ``ls`` with tag, size and name in front, whatever else the program says about a file."""
-    records = data.get("files", data.get("tags")) if isinstance(data, dict) else data
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+    files = data.get("files") if isinstance(data, dict) else data
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
         return report(data)
-    first = [key for key in ("tag", "size", "name", "names", "state") if any(key in record for record in records)]
-    more = dict.fromkeys(key for record in records for key in record if key not in first)
+    first = [key for key in ("tag", "size", "name", "state") if any(key in file for file in files)]
+    more = dict.fromkeys(key for file in files for key in file if key not in (*first, "names"))
     heads = [*first, *more]
-    return table([[value_text(head, record.get(head)) for head in heads] for record in records], heads)
+    return table([[value_text(head, file.get(head)) for head in heads] for file in files], heads)
 
 
 @click.command()
@@ -77,7 +80,7 @@ def peers(console: Console) -> None:
 def storage_nodes(console: Console) -> None:
     """List the storage nodes and their room."""
     with console.client() as daemon:
-        console.give(daemon.call("storage_nodes"))
+        console.give(daemon.call("storage_nodes"), records)
 
 
 @click.command()

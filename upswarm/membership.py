@@ -15,7 +15,7 @@ from protocol.ids import Role
 from runtime.places import Program
 from upswarm.client import NoProgram
 from upswarm.console import DURATION, Console, verb
-from upswarm.text import report, shown
+from upswarm.text import records, report, shown
 
 INVITE_CHARACTERS_MAX = 8192
 PROGRAM_OF_ROLE: dict[str, Program] = {Role.PEER: "daemon", Role.STORAGE: "storage"}
@@ -96,7 +96,7 @@ def nodes(console: Console) -> None:
     """List the swarm's nodes."""
     client, _ = console.any_client("tracker", "daemon")
     with client:
-        console.give(client.call("nodes"))
+        console.give(client.call("nodes"), records)
 
 
 @click.command()

@@ -122,3 +122,10 @@ def report(thing: Any) -> str:
         else:
             lines.append(f"{shown(key)}: {value_text(str(key), value)}")
     return "\n".join(lines)
+
+
+def records(answer: Any) -> str:
+    """Return a list of records as a table, also when it is the only thing in a record."""
+    if isinstance(answer, Mapping) and len(answer) == 1:
+        (answer,) = answer.values()
+    return report(answer)

@@ -6,16 +6,15 @@ code: 0 only when what was asked for has happened.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import click
 
 from protocol.errors import CommandError
-from upswarm.client import Wait
+from upswarm.client import Wait, absolute
 from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNFINISHED, RATE, Console, as_json, verb
 from upswarm.progress import Progress, progress_on
 from upswarm.text import duration_text, pushed_text, rate_text, shown, size_text
@@ -40,25 +39,21 @@ def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, 
     if name is not None and len(paths) > 1:
         raise click.UsageError("--name fits one PATH only")
     _check_there(paths)
-    ids: dict[str, None] = {}
-    with console.client() as daemon, _shown(quiet) as progress:
-
-        def notice(method: str, params: dict[str, Any]) -> None:
-            if params.get("id"):
-                ids[str(params["id"])] = None
-            progress.notice(method, params)
-
+    with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
+        waiting = _Waiting(progress)
         try:
-            outcome = daemon.put(paths, name=name, wait=cast(Wait, wait), progress=notice)
+            outcome = daemon.put(paths, name=name, wait=cast(Wait, wait), progress=waiting.notice)
         except KeyboardInterrupt:
             daemon.close()
             progress.__exit__(None, None, None)
-            _interrupted(console, list(ids))
+            _interrupted(console, "upload", waiting.ids)
     results: list[dict[str, Any]] = [dict(result) for result in outcome["results"]]
-    console.give(results[0] if len(results) == 1 else {"results": results}, lambda _: _put_text(results))
+    one = len(results) == 1 and not outcome.get("skipped")
+    console.give(results[0] if one else outcome, lambda _: _results_text(results))
     if not console.as_json:
         for result in results:
             console.note(_put_note(result))
+    _tell_skipped(console, outcome)
     sys.exit(put_exit_code(results, wait))
 
 
@@ -88,12 +83,17 @@ def _failure_of(result: Mapping[str, Any]) -> tuple[str, int]:
     return str(error or result.get("state")), code if isinstance(code, int) and 1 <= code <= 255 else EXIT_FAILED
 
 
-def _put_text(results: list[dict[str, Any]]) -> str:
+def _results_text(results: list[dict[str, Any]]) -> str:
     lines = []
     for result in results:
         where = result.get("link") or result.get("tag") or "-"
         lines.append(f"{shown(result.get('state'))}  {shown(where)}  {shown(result.get('name'))}")
     return "\n".join(lines)
+
+
+def _tell_skipped(console: Console, outcome: Mapping[str, Any]) -> None:
+    for one in outcome.get("skipped") or []:
+        console.note(f"skipped {shown(one['path'])}: {shown(one['reason'])}")
 
 
 def _put_note(result: Mapping[str, Any]) -> str:
@@ -110,15 +110,29 @@ def _put_note(result: Mapping[str, Any]) -> str:
     return f"{words} | pushed: {pushed_text(pushed)}" if pushed else words
 
 
-def _interrupted(console: Console, ids: list[str]) -> None:
+def _interrupted(console: Console, what: str, ids: Iterable[str]) -> NoReturn:
     """Say that the jobs go on, and end."""
-    which = " ".join(shown(one) for one in ids) or "ID"
-    console.note("upswarm: no longer waiting; the upload goes on in the daemon")
+    known = list(ids)
+    console.note(f"upswarm: no longer waiting; the {what} goes on in the daemon")
     console.note("  see it:  upswarm status")
-    console.note(f"  stop it: upswarm cancel {which}")
+    for one in known or ["ID"]:
+        console.note(f"  stop it: upswarm cancel {shown(one)}")
     if console.as_json:
-        click.echo(as_json({"state": "interrupted", "ids": ids}))
+        click.echo(as_json({"state": "interrupted", "ids": known}))
     sys.exit(EXIT_INTERRUPTED)
+
+
+class _Waiting:
+    """Shows progress, and remembers which jobs it was about."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.ids: dict[str, None] = {}
+        self._progress = progress
+
+    def notice(self, method: str, params: dict[str, Any]) -> None:
+        if params.get("id"):
+            self.ids[str(params["id"])] = None
+        self._progress.notice(method, params)
 
 
 @click.command()
@@ -127,18 +141,16 @@ def _interrupted(console: Console, ids: list[str]) -> None:
 @QUIET
 @verb
 def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
-    """Fetch a file, from all who have it. Interrupted, the same call goes on where it was."""
-    with console.client() as daemon, _shown(quiet) as progress:
+    """Fetch a file, from all who have it."""
+    with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
+        waiting = _Waiting(progress)
         try:
             # A daemon has its own working folder; "here" is ours.
-            result = daemon.get(what, output if output is not None else Path.cwd(), progress=progress.notice)
+            result = daemon.get(what, output if output is not None else Path.cwd(), progress=waiting.notice)
         except KeyboardInterrupt:
             daemon.close()
             progress.__exit__(None, None, None)
-            console.note("upswarm: interrupted; what has come is kept, the same get goes on from there")
-            if console.as_json:
-                click.echo(as_json({"state": "interrupted"}))
-            sys.exit(EXIT_INTERRUPTED)
+            _interrupted(console, "download", waiting.ids)
     console.give(result, lambda data: shown(data["path"]))
     if result.get("error") or result["state"] != "done":
         words, code = _failure_of(result)
@@ -159,8 +171,13 @@ def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
 def share(console: Console, paths: tuple[Path, ...], quiet: bool) -> None:
     """Offer files for download, and to help others upload them, without storing them."""
     _check_there(paths)
-    with console.client() as daemon, _shown(quiet) as progress:
-        console.give(daemon.share(paths, progress=progress.notice))
+    with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
+        outcome = daemon.share(paths, progress=progress.notice)
+    results = list(outcome["results"])
+    one = len(results) == 1 and not outcome.get("skipped")
+    console.give(results[0] if one else outcome, lambda _: _results_text(results))
+    _tell_skipped(console, outcome)
+    sys.exit(put_exit_code(results, "no"))
 
 
 @click.command()
@@ -170,7 +187,7 @@ def unshare(console: Console, what: str) -> None:
     """Offer a file no longer; the file itself stays."""
     path = Path(what)
     with console.client() as daemon:
-        console.give(daemon.call("unshare", {"what": str(path.absolute()) if path.exists() else what}))
+        console.give(daemon.call("unshare", {"what": absolute(path) if path.exists() else what}))
 
 
 def _steer(method: str, words: str) -> Callable[[Console, str | None], None]:
@@ -230,12 +247,6 @@ def _check_there(paths: tuple[Path, ...]) -> None:
     for path in paths:
         if not path.exists():
             raise CommandError("not-found", f"{path}: no such file or folder", 4)
-
-
-@contextlib.contextmanager
-def _shown(quiet: bool) -> Iterator[Progress]:
-    with progress_on(sys.stderr, quiet=quiet) as progress:
-        yield progress
 
 
 VERBS = (put, get, share, unshare, pause, resume, cancel, limit)

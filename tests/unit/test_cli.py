@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from support.front_door import TAG, Notify, call, running
 
 from protocol.errors import CommandError, LinkLost, NotFound
@@ -170,19 +171,37 @@ def test_put_of_what_is_not_there_is_exit_code_4_before_anybody_is_asked(capsys:
     assert ended.code == 4 and fake.asked == []
 
 
+def test_what_a_folder_holds_besides_files_is_told(capsys: Capture, tmp_path: Path) -> None:
+    outcome = {"results": [stored("a")], "skipped": [{"path": "/d/link", "reason": "a symbolic link"}]}
+    with running(tmp_path, put=outcome):
+        ended = call(capsys, "put", __file__, "--home", tmp_path)
+        assert json.loads(call(capsys, "put", __file__, "--json", "--home", tmp_path).out) == outcome
+    assert ended.code == 0 and "skipped /d/link: a symbolic link" in ended.err
+
+
+def test_share_prints_links_and_fails_when_one_cannot_be_shared(capsys: Capture, tmp_path: Path) -> None:
+    good = {"path": "/a", "name": "a", "tag": TAG, "size": 3, "link": f"upswarm:{TAG}", "state": "shared"}
+    bad = {"path": "/b", "name": "b", "state": "failed", "error": {"code": "x", "message": "gone", "exit_code": 4}}
+    with running(tmp_path, share={"results": [good], "skipped": []}) as fake:
+        assert call(capsys, "share", __file__, "--home", tmp_path).out == f"shared  upswarm:{TAG}  a\n"
+        assert json.loads(call(capsys, "share", __file__, "--json", "--home", tmp_path).out) == good
+        fake.answers["share"] = {"results": [good, bad], "skipped": []}
+        assert call(capsys, "share", __file__, "--home", tmp_path).code == 4
+    assert fake.asked[0] == ("share", {"paths": [__file__]})
+
+
 def test_a_name_fits_one_path_only(capsys: Capture, tmp_path: Path) -> None:
     assert call(capsys, "put", __file__, __file__, "--name", "x", "--home", tmp_path).code == 2
 
 
-def test_interrupting_a_waiting_put_leaves_the_job_and_says_so(tmp_path: Path) -> None:
-    async def put(params: dict[str, Any], notify: Notify) -> Any:
-        import trio
-
+@pytest.mark.parametrize(("verb", "what"), [("put", "upload"), ("get", "download")])
+def test_interrupting_a_waiting_transfer_leaves_the_job_and_says_so(tmp_path: Path, verb: str, what: str) -> None:
+    async def wait(params: dict[str, Any], notify: Notify) -> Any:
         await notify("progress", {"id": "job-7", "name": "a", "state": "sending", "bytes_total": 10})
         await trio.sleep_forever()
 
-    with running(tmp_path, put=put) as fake:
-        command = [sys.executable, "-m", "upswarm", "put", __file__, "--json", "--home", str(tmp_path)]
+    with running(tmp_path, **{verb: wait}) as fake:
+        command = [sys.executable, "-m", "upswarm", verb, __file__, "--json", "--home", str(tmp_path)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stderr is not None
         assert b"sending" in process.stderr.readline()
@@ -190,9 +209,13 @@ def test_interrupting_a_waiting_put_leaves_the_job_and_says_so(tmp_path: Path) -
         out, err = process.communicate(timeout=30)
         assert fake.cancelled.wait(20)
     assert process.returncode == 130
-    assert b"the upload goes on" in err and b"upswarm status" in err and b"upswarm cancel job-7" in err
+    assert (
+        f"the {what} goes on in the daemon".encode() in err
+        and b"upswarm status" in err
+        and b"upswarm cancel job-7" in err
+    )
     assert json.loads(out) == {"state": "interrupted", "ids": ["job-7"]}
-    assert [method for method, _ in fake.asked] == ["put"]
+    assert [method for method, _ in fake.asked] == [verb]
 
 
 # --- get and the rest ---
@@ -223,21 +246,21 @@ def test_get_prints_where_the_file_is_and_puts_it_here_by_default(
         (("limit", "up=20mbit", "help=off", "down=1M"), ("limit", {"up": 2.5e6, "help": "off", "down": 1e6})),
         (("check",), ("check", {})),
         (("check", TAG), ("check", {"tag": TAG})),
+        (("unshare", __file__), ("unshare", {"what": __file__})),
         (("show", TAG), ("show", {"tag": TAG})),
         (("ls", "--stored"), ("ls", {"stored": True, "local": False})),
         (("unshare", "some name"), ("unshare", {"what": "some name"})),
         (("peers",), ("peers", {})),
         (("storage-nodes",), ("storage_nodes", {})),
         (("leave", "--yes"), ("leave", {})),
-        (("share", __file__), ("share", {"paths": [__file__]})),
     ],
 )
 def test_verbs_become_methods(
     capsys: Capture, tmp_path: Path, arguments: tuple[str, ...], asked: tuple[str, dict[str, Any]]
 ) -> None:
-    with running(tmp_path, **{asked[0]: {"done": True}}) as fake:
+    with running(tmp_path, **{asked[0]: {"ok": True}}) as fake:
         ended = call(capsys, *arguments, "--json", "--home", tmp_path)
-    assert (ended.code, json.loads(ended.out), fake.asked) == (0, {"done": True}, [asked])
+    assert (ended.code, json.loads(ended.out), fake.asked) == (0, {"ok": True}, [asked])
 
 
 def test_the_trackers_verbs_go_to_the_tracker(capsys: Capture, tmp_path: Path) -> None:
@@ -285,8 +308,10 @@ def test_events_are_lines_or_json_lines(capsys: Capture, tmp_path: Path) -> None
 
 
 def test_check_that_finds_rot_is_exit_code_8(capsys: Capture, tmp_path: Path) -> None:
-    with running(tmp_path, check={"ok": False, "rotten": [3]}):
-        assert call(capsys, "check", "--home", tmp_path).code == 8
+    rotten = {"path": "/x", "tag": TAG, "ok": False, "says": "has other bytes"}
+    with running(tmp_path, check={"ok": False, "files": [rotten]}):
+        ended = call(capsys, "check", "--home", tmp_path)
+    assert ended.code == 8 and "ROTTEN  /x    has other bytes" in ended.out
 
 
 @pytest.mark.parametrize(
