@@ -217,7 +217,8 @@ class LocalSwarm:
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "upswarm", *arguments]
+    # -P: a folder called "tracker" where somebody stands must not be taken for our package.
+    return [sys.executable, "-P", "-m", "upswarm", *arguments]
 
 
 def _environment() -> dict[str, str]:
