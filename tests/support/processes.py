@@ -100,7 +100,7 @@ class Command:
         self._stdout = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
         self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "upswarm", *arguments],
+            [*prefix, sys.executable, "-P", "-m", "upswarm", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
             stderr=self._stderr,
@@ -211,7 +211,17 @@ class Program:
             log.write(f'{{"event": "=== start {self.starts}"}}\n'.encode())
             log.flush()
             self._process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "upswarm", "--home", str(self.home), self.kind, *self.arguments],
+                [
+                    *self.prefix,
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "upswarm",
+                    "--home",
+                    str(self.home),
+                    self.kind,
+                    *self.arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
