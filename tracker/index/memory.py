@@ -83,6 +83,8 @@ class MemoryIndex:
     async def arrived(self, profile: Profile, now: float) -> None:
         """See ``base.Index``."""
         entry = self._known(profile, now)
+        # Jobs that it did not tell after its last arrival ended then; this arrival gives them no second chance.
+        self._drop_unconfirmed([key for key in self._jobs if key[1] == profile.node], now)
         entry.arrived_at = now
         entry.arrivals += 1
 
@@ -155,9 +157,7 @@ class MemoryIndex:
         gone = tuple(sorted(node for node in self._nodes if self._living(node, now) is None))
         for node in gone:
             self._remove(node)
-        for key, job in list(self._jobs.items()):
-            if not self._counts(job, self._nodes[key[1]], now):
-                self._end(key)
+        self._drop_unconfirmed(list(self._jobs), now)
         return gone
 
     # --- what is asked ---
@@ -350,6 +350,11 @@ class MemoryIndex:
         return tag_view_of(tag, self._holders_of(tag, now), self._open_jobs_of(tag, now))
 
     # --- jobs ---
+
+    def _drop_unconfirmed(self, keys: Iterable[tuple[Tag, NodeId]], now: float) -> None:
+        for key in keys:
+            if not self._counts(self._jobs[key], self._nodes[key[1]], now):
+                self._end(key)
 
     def _counts(self, job: _Job, entry: _Node, now: float) -> bool:
         """Whether a job is still believed: told since its node arrived, or the node may yet tell it."""
