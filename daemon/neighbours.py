@@ -12,11 +12,16 @@ from contextlib import contextmanager
 import trio
 
 from protocol.errors import LinkLost
-from protocol.ids import NodeAddress, NodeId
+from protocol.ids import NodeAddress, NodeId, Role
 from runtime.link import Link
 from runtime.links import Links
 
 OPEN_SECONDS_MAX = 10.0
+# A link to another peer is opened for one file; the next one may come soon, or never.
+IDLE_SECONDS_MAX = 300.0
+LOOK_SECONDS = 30.0
+# Pings and a few words, in the time of a look.
+STILL_BYTES_MAX = 4096
 
 
 class Neighbours:
@@ -59,6 +64,22 @@ class Neighbours:
         if link not in self._open or not link.alive:
             raise LinkLost(link.lost or f"{link.remote} did not come up")
         return link
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Close links that we dialled to other peers and that nothing happens on, until cancelled."""
+        task_status.started()
+        moved: dict[Link, tuple[int, float]] = {}
+        while True:
+            now = trio.current_time()
+            seen = {}
+            for link in self:
+                total = link.bytes_sent + link.bytes_received
+                last, since = moved.get(link, (0, now))
+                seen[link] = (total, now) if total - last > STILL_BYTES_MAX else (last, since)
+                if link.dialled and link.peer.role is Role.PEER and now - seen[link][1] > IDLE_SECONDS_MAX:
+                    link.close("idle", "nothing to say for a while")
+            moved = seen
+            await trio.sleep(LOOK_SECONDS)
 
     def _wake(self) -> None:
         self._changed.set()

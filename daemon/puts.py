@@ -64,10 +64,6 @@ class Tracker(Protocol):
         """Ask; see there."""
         ...
 
-    async def wait_connected(self) -> None:
-        """Wait until it can be asked."""
-        ...
-
 
 class Puts:
     """All puts of this node. ``load`` them, then ``run``."""
@@ -99,6 +95,7 @@ class Puts:
         self._nursery: trio.Nursery | None = None
         self._paused = False
         self._resumed = trio.Event()
+        self._nudged = trio.Event()
 
     async def load(self) -> None:
         """Read what was begun in earlier lives."""
@@ -190,6 +187,11 @@ class Puts:
         """Begin nothing while paused; what is under way stands still because the engine does."""
         self._paused = paused
         self._wake_paused()
+
+    def look_again(self) -> None:
+        """Something changed outside (the tracker is back): whoever waits to try again does so soon."""
+        self._nudged.set()
+        self._nudged = trio.Event()
 
     def file_lost(self, tag: Tag) -> None:
         """The library no longer holds ``tag``: puts of it must look at their file again."""
@@ -408,7 +410,10 @@ class Puts:
 
     async def _back_off(self, failures: int) -> None:
         ceiling = min(RETRY_SECONDS_MAX, RETRY_SECONDS_FIRST * 2 ** min(failures, 10))
-        await trio.sleep(self._random.uniform(0.1, ceiling))
+        # A nudge does not bring all puts at once either.
+        await trio.sleep(self._random.uniform(0.05, RETRY_SECONDS_FIRST))
+        with trio.move_on_after(self._random.uniform(0.0, ceiling)):
+            await self._nudged.wait()
 
     async def _write(self, put: Put) -> None:
         row = row_of_put(put)

@@ -1,0 +1,334 @@
+"""The peer daemon: builds everything from its settings, runs it, stops it. The only file that knows all the others.
+
+``opened`` takes the state folder for this process and reads what earlier lives left; ``run`` serves until cancelled.
+``main`` is what ``upswarm daemon`` calls: exit 0 after SIGTERM or SIGINT, 1 when the disk failed, 2 when a setting is
+wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from daemon.commands import methods_of
+from daemon.config import DaemonConfig
+from daemon.desk import Desk
+from daemon.events import Events
+from daemon.fetching import Fetching
+from daemon.gets import Gets
+from daemon.holders import Holders
+from daemon.library import Library
+from daemon.neighbours import Neighbours
+from daemon.orders import Orders
+from daemon.puts import Puts
+from daemon.records import open_records
+from daemon.settings import SettingsKeeper
+from daemon.statistics import DaemonStatistics, PeerStatistics
+from exchange.engine import Engine
+from protocol import messages as m
+from protocol.errors import ConfigError, StorageError
+from protocol.ids import NodeAddress, Role, Tag, parse_address
+from protocol.limits import WORD_BYTES_MAX
+from runtime.control import ControlServer
+from runtime.heartbeat import BeatStatus, TrackerLink
+from runtime.inventory import InventoryBook
+from runtime.keyring import Keyring, KeyringKeeper, load_keyring
+from runtime.link import Link
+from runtime.links import Links
+from runtime.logs import setup_logs
+from runtime.real import real_runtime
+from runtime.seam import Database, File, Runtime
+
+log = structlog.get_logger()
+
+# The one who told us to leave gets an answer before the control socket goes.
+LAST_ANSWER_SECONDS = 0.5
+
+
+class Daemon:
+    """One peer daemon. Made by ``opened``."""
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        runtime: Runtime,
+        keyring: Keyring,
+        database: Database,
+        library: Library,
+        settings: SettingsKeeper,
+    ) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.library = library
+        self.settings = settings
+        self.events = Events(runtime.clock)
+        self.book = InventoryBook(runtime.random.getrandbits(53))
+        self.name = config.name or _cut(runtime.machine_name)
+        self.node = keyring.credentials.node
+        self.swarm = keyring.credentials.swarm
+        self.listen = ""
+        self.engine = Engine(runtime, library)
+        self.links = Links(runtime, keyring.credentials, name=self.name, serve=self.serve)
+        keeper = KeyringKeeper(runtime, keyring)
+        self.tracker_link = TrackerLink(
+            runtime,
+            self.links,
+            keyring.tracker,
+            lambda: BeatStatus(lend=config.lend, paused=self.paused),
+            self.book,
+            self._told_by_tracker,
+            on_connected=self._tracker_connected,
+            keep_credentials=keeper.keep_credentials,
+            keep_tracker=keeper.keep_tracker,
+        )
+        self.neighbours = Neighbours(self.links)
+        self.desk = Desk(runtime.clock, library, self.engine, self.node)
+        self.puts = Puts(runtime, database, library, self.neighbours, self.tracker_link, self.desk, self.events)
+        holders = Holders(self.node, self.tracker_link, self.neighbours, library, self.engine, self.lan_nodes)
+        self.holders = holders
+        fetching = Fetching(runtime, library, self.engine, self.neighbours, holders)
+        self.gets = Gets(runtime, database, library, holders, fetching, self.events, config.downloads)
+        self.orders = Orders(runtime.clock, library, self.engine, self.neighbours, self.node)
+        self._started_at = runtime.clock.monotonic()
+        self._stop = trio.Event()
+        library.on_held = self._held
+        library.on_lost = self._lost
+        for holding in library.holdings():
+            self.book.hold(holding)
+
+    async def run(self, task_status: trio.TaskStatus[Daemon] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled, or until this node has left its swarm.
+
+        Raises:
+            ConfigError: an address or a socket cannot be used.
+            StorageBroken: the disk failed; the process must end.
+        """
+        await self.puts.load()
+        await self.gets.load()
+        listener = await self.runtime.network.listen(*parse_address(self.config.listen))
+        self.listen = listener.address
+        self.links.addresses = tuple(dict.fromkeys((*self.config.advertise, self.listen)))
+        self.apply_settings()
+        try:
+            async with trio.open_nursery() as parts:
+                await parts.start(ControlServer(self.config.places.control_socket, methods_of(self)).run)
+                await parts.start(self.engine.run)
+                await parts.start(self.links.run, (listener,))
+                parts.start_soon(self.tracker_link.run, name="tracker link")
+                await parts.start(self.orders.run)
+                await parts.start(self.neighbours.run)
+                await parts.start(self.puts.run)
+                await parts.start(self.gets.run)
+                task_status.started(self)
+                await self._stop.wait()
+                await trio.sleep(LAST_ANSWER_SECONDS)
+                parts.cancel_scope.cancel()
+        finally:
+            listener.close()
+            with trio.CancelScope(shield=True):
+                await self.library.aclose()
+
+    async def serve(self, link: Link) -> None:
+        """Deal with one link until it ends."""
+        if link.peer.role is Role.TRACKER:
+            await self.tracker_link.serve(link)
+            return
+        async with self.engine.session(link) as session:
+            with self.neighbours.opened(link):
+                try:
+                    async for message in link.messages():
+                        if not await session.handle(message):
+                            self._told_by_peer(link, message)
+                finally:
+                    self.desk.ended(link)
+
+    # --- for commands ---
+
+    @property
+    def paused(self) -> bool:
+        """Whether the user paused everything."""
+        return self.settings.settings.paused
+
+    def now(self) -> float:
+        """Return the clock that durations are measured by."""
+        return self.runtime.clock.monotonic()
+
+    def apply_settings(self) -> None:
+        """Bring caps and pause into force."""
+        settings = self.settings.settings
+        self.engine.set_budgets(up=settings.up, help=settings.help)
+        self.engine.set_paused(settings.paused)
+        self.puts.set_paused(settings.paused)
+        self.tracker_link.beat_soon()
+
+    def stop_soon(self) -> None:
+        """End ``run``, after the answer that is being given."""
+        self._stop.set()
+
+    def lan_nodes(self) -> list[NodeAddress]:
+        """Return the nodes that were found on the LAN; only a handshake proves one."""
+        return []
+
+    def peers(self) -> list[PeerStatistics]:
+        """Return all links."""
+        return [PeerStatistics.of(link) for link in self.links if link.alive]
+
+    def statistics(self) -> DaemonStatistics:
+        """Return how things stand."""
+        settings, now = self.settings.settings, self.now()
+        return DaemonStatistics(
+            node=self.node,
+            swarm=self.swarm,
+            name=self.name,
+            listen=self.listen,
+            uptime_seconds=now - self._started_at,
+            paused=settings.paused,
+            lend=self.config.lend,
+            up=settings.up,
+            help=settings.help,
+            tracker=self.tracker_link.statistics(),
+            engine=self.engine.statistics(),
+            links=sum(1 for _ in self.links),
+            lan_nodes=len(self.lan_nodes()),
+            files=len(self.library.files()),
+            partial_files=len(self.library.partials()),
+            orders_carried_out=self.orders.carried_out,
+            orders_refused=self.orders.refused,
+            puts=tuple(put.progress(now) for put in self.puts.active()),
+            gets=tuple(get.progress(now) for get in self.gets.active()),
+        )
+
+    # --- what comes ---
+
+    def _told_by_tracker(self, message: m.Message) -> None:
+        if isinstance(message, m.Order):
+            self.orders.receive(message)
+
+    def _told_by_peer(self, link: Link, message: m.Message) -> None:
+        taken = link.peer.role is Role.STORAGE and self.desk.receive(link, message)
+        if taken:
+            return
+        if isinstance(message, m.JobClosed):
+            self.events.add(
+                "helped", tag=str(message.tag), storage=link.peer.node, state=message.state.value, reason=message.reason
+            )
+        else:
+            # Progress of a job that we only help with, or an answer that nobody waits for any more.
+            log.debug("message of no use here", type=type(message).__name__, node=link.peer.node)
+
+    def _tracker_connected(self) -> None:
+        if self.tracker_link.statistics().connects > 1:
+            self.holders.tracker_came_back()
+            self.puts.look_again()
+
+    def _held(self, holding: m.Holding) -> None:
+        self.book.hold(holding)
+
+    def _lost(self, tag: Tag) -> None:
+        self.book.drop(tag)
+        self.engine.lost(tag)
+        self.puts.file_lost(tag)
+
+
+@asynccontextmanager
+async def opened(config: DaemonConfig, runtime: Runtime) -> AsyncIterator[Daemon]:
+    """Take the state folder for this process, read what it holds, and give it back when the block ends.
+
+    Raises:
+        ConfigError: not joined, joined as something else, running already, or the folder cannot be used.
+    """
+    keyring = await load_keyring(runtime, config.places.identity)
+    if keyring.credentials.role is not Role.PEER:
+        raise ConfigError(
+            f"{config.places.identity}: this node joined as {keyring.credentials.role};"
+            " run upswarm join with an invite for --role peer"
+        )
+    lock = await runtime.run_sync(_lock, runtime, config.places.state)
+    try:
+        database = await open_records(runtime, config.places.state)
+        try:
+            library = await Library.open(runtime, database)
+            settings = await SettingsKeeper.load(database, config)
+            yield Daemon(config, runtime, keyring, database, library, settings)
+        finally:
+            with trio.CancelScope(shield=True):
+                await database.aclose()
+    finally:
+        lock.close()
+
+
+def _lock(runtime: Runtime, folder: Path) -> File:
+    try:
+        runtime.disk.make_folder(folder)
+        lock = runtime.disk.lock(folder / "lock")
+    except (OSError, StorageError) as error:
+        raise ConfigError(f"{folder}: cannot be used ({error}); give --home a folder we may write to") from error
+    if lock is None:
+        raise ConfigError(f"{folder}: another daemon is running on it; stop that one, or give another --home")
+    return lock
+
+
+def _cut(name: str) -> str:
+    return name.encode("utf-8")[:WORD_BYTES_MAX].decode("utf-8", "ignore")
+
+
+async def serve_until_signal(config: DaemonConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:
+    """Run a daemon until SIGTERM or SIGINT, or until it left; ``ready`` is called once, when it accepts connections."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as program:
+
+            async def stop_on_signal() -> None:
+                async for number in signals:
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    program.cancel_scope.cancel()
+
+            program.start_soon(stop_on_signal, name="signals")
+            async with opened(config, runtime) as daemon, trio.open_nursery() as parts:
+                await parts.start(daemon.run)
+                ready(
+                    {
+                        "ready": "daemon",
+                        "listen": daemon.listen,
+                        "node": daemon.node,
+                        "control": str(config.places.control_socket),
+                    }
+                )
+            program.cancel_scope.cancel()
+
+
+def main(config: DaemonConfig) -> int:
+    """Run the peer daemon in the foreground; return the exit code."""
+    setup_logs(config.log_level)
+
+    def ready(line: dict[str, str]) -> None:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+    code = 0
+    try:
+        trio.run(serve_until_signal, config, real_runtime(), ready)
+    except* ConfigError as group:
+        code = _tell(group, "cannot start", ConfigError.exit_code)
+    except* StorageError as group:
+        code = _tell(group, "disk failed; ending, what was promised is safe", 1)
+    return code
+
+
+def _tell(group: BaseExceptionGroup[Any], event: str, code: int) -> int:
+    for error in _leaves(group):
+        log.critical(event, reason=str(error), kind=type(error).__name__)
+    return code
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

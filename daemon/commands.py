@@ -1,0 +1,17 @@
+"""The control socket's table: every method of the daemon and who answers it. Specification: docs/commands.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daemon.transfercommands import TransferCommands
+from daemon.viewcommands import ViewCommands
+from runtime.control import Handler
+
+if TYPE_CHECKING:
+    from daemon.app import Daemon
+
+
+def methods_of(daemon: Daemon) -> dict[str, Handler]:
+    """Return handlers by method."""
+    return {**TransferCommands(daemon).methods(), **ViewCommands(daemon).methods()}

@@ -1,0 +1,87 @@
+"""What callers of the control socket give, checked: a value of the right kind, or a sentence on what is wrong."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import CommandError
+from protocol.ids import Tag
+from protocol.invite import LINK_SCHEME
+from protocol.invite import Link as FileLink
+from protocol.limits import NAME_BYTES_MAX
+
+PATHS_MAX = 10_000
+
+
+def only(params: Mapping[str, Any], *known: str) -> None:
+    """Refuse parameters that nobody reads: a misspelt one must not be lost silently."""
+    for key in params:
+        if key not in known:
+            raise CommandError("usage", f"unknown parameter {key[:40]!r}; {', '.join(known) or 'none'} are known", 2)
+
+
+def flag(params: Mapping[str, Any], key: str) -> bool:
+    """Return true or false; false when not given."""
+    value = params.get(key, False)
+    if not isinstance(value, bool):
+        raise CommandError("usage", f"{key}: true or false was expected", 2)
+    return value
+
+
+def text(params: Mapping[str, Any], key: str) -> str:
+    """Return a text that must be there."""
+    value = optional_text(params, key)
+    if not value:
+        raise CommandError("usage", f"{key} is needed", 2)
+    return value
+
+
+def optional_text(params: Mapping[str, Any], key: str) -> str | None:
+    """Return a text, or None when not given."""
+    value = params.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise CommandError("usage", f"{key}: a text was expected", 2)
+
+
+def absolute_path(value: Any, key: str) -> Path:
+    """Return an absolute path: the daemon's working folder is not the caller's."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise CommandError("usage", f"{key}: a path was expected", 2)
+    path = Path(value)
+    if not path.is_absolute() or ".." in path.parts:
+        raise CommandError("usage", f"{key}: {value[:200]!r} is not absolute (and without '..')", 2)
+    return path
+
+
+def absolute_paths(params: Mapping[str, Any], key: str) -> list[Path]:
+    """Return one or more absolute paths."""
+    values = params.get(key)
+    if not isinstance(values, list) or not 1 <= len(values) <= PATHS_MAX:
+        raise CommandError("usage", f"{key}: a list of 1 to {PATHS_MAX} paths was expected", 2)
+    return list(dict.fromkeys(absolute_path(value, key) for value in values))
+
+
+def tag_or_name(what: str) -> tuple[Tag | str, str]:
+    """Return what a tag, link or name stands for: a tag or a name, and the name that a link gives ("" for none)."""
+    if what.startswith(f"{LINK_SCHEME}:"):
+        try:
+            link = FileLink.parse(what)
+        except ValueError as error:
+            raise CommandError("usage", str(error), 2) from error
+        return link.tag, link.name
+    try:
+        return Tag.parse(what), ""
+    except ValueError:
+        pass  # Then it is a name.
+    name = unicodedata.normalize("NFC", what)
+    try:
+        size = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise CommandError("usage", f"{what!r}: not UTF-8", 2) from None
+    if size > NAME_BYTES_MAX:
+        raise CommandError("usage", f"a name of {size} bytes; at most {NAME_BYTES_MAX} are possible", 2)
+    return name, ""

@@ -1,0 +1,230 @@
+"""Commands that move files or steer what moves: put, get, share, unshare, pause, resume, cancel, limit.
+
+They begin a put or a get and watch it; the job lives in puts.py or gets.py and goes on when the caller hangs up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import trio
+
+from daemon.getrecord import Get
+from daemon.hashing import hash_file
+from daemon.parameters import absolute_path, absolute_paths, only, optional_text, tag_or_name, text
+from daemon.putrecord import Put, error_json
+from daemon.settings import read_rate
+from daemon.walking import Found, Skipped, find_files
+from protocol.errors import CommandError, NotFound
+from protocol.ids import Tag
+from protocol.invite import Link as FileLink
+from runtime.control import Handler, Notify
+
+if TYPE_CHECKING:
+    from daemon.app import Daemon
+
+# A person sees five changes a second as motion; more is work for nobody.
+NOTICE_SECONDS_MIN = 0.2
+
+
+class _Notices:
+    """Progress for one caller: a few a second for each job, every change of state, one line at a time."""
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+        self._turn = trio.Lock()
+        self._said: dict[str, tuple[str, float]] = {}
+
+    async def __call__(self, job: Put | Get) -> None:
+        now = trio.current_time()
+        before = self._said.get(job.id)
+        if before is not None and before[0] == job.state.value:
+            # What changes meanwhile is in the one that is sent then.
+            await trio.sleep(max(0.0, before[1] + NOTICE_SECONDS_MIN - now))
+        async with self._turn:
+            self._said[job.id] = (job.state.value, trio.current_time())
+            await self._notify("progress", job.progress(trio.current_time()))
+
+
+class TransferCommands:
+    """See the module; ``methods`` is the table for the control socket."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def methods(self) -> dict[str, Handler]:
+        """Return handlers by method."""
+        return {
+            "put": self.put,
+            "get": self.get,
+            "share": self.share,
+            "unshare": self.unshare,
+            "pause": self.pause,
+            "resume": self.resume,
+            "cancel": self.cancel,
+            "limit": self.limit,
+        }
+
+    async def put(self, params: dict[str, Any], notify: Notify) -> Any:
+        """{paths, name?, wait} → progress, then {results, skipped}."""
+        only(params, "paths", "name", "wait")
+        paths, name = absolute_paths(params, "paths"), optional_text(params, "name")
+        wait = params.get("wait", "stored")
+        if wait not in ("stored", "safe", "no"):
+            raise CommandError("usage", "wait: stored, safe or no was expected", 2)
+        if name and len(paths) > 1:
+            raise CommandError("usage", "name fits one path only", 2)
+        found, skipped = await self._find(paths, name)
+        puts = [await self._daemon.puts.put(file.path, file.name) for file in found]
+        notices = _Notices(notify)
+        if wait == "no":
+            for put in puts:
+                await notices(put)
+        else:
+            until = cast(Literal["stored", "safe"], wait)
+            await self._watch_all(puts, lambda put: self._daemon.puts.wait(put, until, notices))
+        return {"results": [put.result() for put in puts], "skipped": _skipped_json(skipped)}
+
+    async def get(self, params: dict[str, Any], notify: Notify) -> Any:
+        """{what, output} → progress, then the result."""
+        only(params, "what", "output")
+        what, name = tag_or_name(text(params, "what"))
+        output = params.get("output")
+        target = absolute_path(output, "output") if output is not None else None
+        get = await self._daemon.gets.get(what, name, target)
+        await self._daemon.gets.wait(get, _Notices(notify))
+        if get.error is not None:
+            raise get.error
+        if get.state.value != "done":
+            raise CommandError("cancelled", f"{get.id} was {get.state.value}", 7)
+        return get.result()
+
+    async def share(self, params: dict[str, Any], notify: Notify) -> Any:
+        """{paths} → progress, then {results, skipped}."""
+        only(params, "paths")
+        found, skipped = await self._find(absolute_paths(params, "paths"), None)
+        return {
+            "results": [await self._share(file, notify) for file in found],
+            "skipped": _skipped_json(skipped),
+        }
+
+    async def unshare(self, params: dict[str, Any], _notify: Notify) -> Any:
+        """{what: tag, path, name or link} → {paths}: they are offered no longer."""
+        only(params, "what")
+        what = text(params, "what")
+        library = self._daemon.library
+        if what.startswith("/"):
+            files = [file for file in [library.file(Path(what))] if file is not None]
+        else:
+            wanted, _ = tag_or_name(what)
+            files = (
+                library.files_of(wanted)
+                if isinstance(wanted, Tag)
+                else [file for file in library.files() if file.name == wanted]
+            )
+        if not files:
+            raise NotFound(f"{what[:200]}: this node offers no such file")
+        for put in self._daemon.puts.active():
+            if any(put.path == file.path for file in files):
+                raise CommandError("busy", f"{put.path} is being put; upswarm cancel {put.id} first", 5)
+        for file in files:
+            await library.drop(file.path)
+            self._daemon.events.add("file unshared", tag=str(file.tag), path=str(file.path))
+        return {"paths": [str(file.path) for file in files]}
+
+    async def pause(self, params: dict[str, Any], _notify: Notify) -> Any:
+        """{id?}: one job, or everything."""
+        return await self._steer(params, paused=True)
+
+    async def resume(self, params: dict[str, Any], _notify: Notify) -> Any:
+        """{id?}: one job, or everything."""
+        return await self._steer(params, paused=False)
+
+    async def cancel(self, params: dict[str, Any], _notify: Notify) -> Any:
+        """{id} → {id, state}."""
+        only(params, "id")
+        job = self._job(text(params, "id"))
+        await (self._daemon.puts.cancel(job) if isinstance(job, Put) else self._daemon.gets.cancel(job))
+        return {"id": job.id, "state": job.state.value}
+
+    async def limit(self, params: dict[str, Any], _notify: Notify) -> Any:
+        """{up?, down?, help?}: bytes per second or "off" → what holds now."""
+        only(params, "up", "down", "help")
+        if read_rate("down", params.get("down")) is not None:
+            raise CommandError("not-possible", "down: downloads cannot be capped; pause them instead", 2)
+        changed = {key: read_rate(key, params[key]) for key in ("up", "help") if key in params}
+        if changed:
+            await self._daemon.settings.change(**changed)
+            self._daemon.apply_settings()
+            self._daemon.events.add("limits changed", **changed)
+        settings = self._daemon.settings.settings
+        return {
+            "up": "off" if settings.up is None else settings.up,
+            "down": "off",
+            "help": "off" if settings.help is None else settings.help,
+        }
+
+    # --- inside ---
+
+    async def _find(self, paths: list[Path], name: str | None) -> tuple[list[Found], list[Skipped]]:
+        found: dict[Path, Found] = {}
+        skipped: list[Skipped] = []
+        for path in paths:
+            more, without = await self._daemon.runtime.run_sync(find_files, self._daemon.runtime.disk, path, name)
+            found.update((file.path, file) for file in more)
+            skipped += without
+        return list(found.values()), skipped
+
+    async def _watch_all(self, puts: list[Put], wait: Callable[[Put], Awaitable[None]]) -> None:
+        async with trio.open_nursery() as watches:
+            for put in puts:
+                watches.start_soon(wait, put, name=f"watch {put.id}")
+
+    async def _share(self, file: Found, notify: Notify) -> dict[str, Any]:
+        daemon = self._daemon
+        result: dict[str, Any] = {"path": str(file.path), "name": file.name}
+        try:
+            known = await daemon.library.remembered(file.path)
+            manifest = await daemon.library.manifest(known.tag) if known is not None else None
+            if known is not None and manifest is not None:
+                status, name = known.status, known.name
+            else:
+                await notify("progress", {**result, "state": "hashing"})
+                manifest, status = await hash_file(daemon.runtime, file.path)
+                name = file.name
+            await daemon.library.add(manifest, file.path, status, name, "share")
+        except CommandError as error:
+            return {**result, "state": "failed", "error": error_json(error)}
+        daemon.events.add("file shared", tag=str(manifest.tag), name=name)
+        link = FileLink(tag=manifest.tag, name=name, size_bytes=manifest.size_bytes)
+        result = {**result, "name": name, "tag": str(manifest.tag), "size": manifest.size_bytes, "link": str(link)}
+        await notify("progress", {**result, "state": "done"})
+        return {**result, "state": "shared"}
+
+    async def _steer(self, params: dict[str, Any], *, paused: bool) -> Any:
+        only(params, "id")
+        job_id = optional_text(params, "id")
+        if job_id is None:
+            await self._daemon.settings.change(paused=paused)
+            self._daemon.apply_settings()
+            self._daemon.events.add("paused" if paused else "resumed")
+            return {"paused": paused}
+        job = self._job(job_id)
+        if job.state.final:
+            raise CommandError("ended", f"{job.id} has ended already: {job.state.value}", 1)
+        if isinstance(job, Put):
+            await (self._daemon.puts.pause(job) if paused else self._daemon.puts.resume(job))
+        else:
+            await (self._daemon.gets.pause(job) if paused else self._daemon.gets.resume(job))
+        return {"id": job.id, "paused": job.paused}
+
+    def _job(self, job_id: str) -> Put | Get:
+        if job_id.startswith("g"):
+            return self._daemon.gets.find(job_id)
+        return self._daemon.puts.find(job_id)
+
+
+def _skipped_json(skipped: list[Skipped]) -> list[dict[str, str]]:
+    return [{"path": str(one.path), "reason": one.reason} for one in skipped]
