@@ -35,9 +35,10 @@ from daemon.statistics import DaemonStatistics, PeerStatistics
 from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
-from protocol.ids import NodeAddress, Role, Tag, parse_address
+from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
 from protocol.limits import WORD_BYTES_MAX
 from runtime.control import ControlServer
+from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
@@ -64,6 +65,7 @@ class Daemon:
         database: Database,
         library: Library,
         settings: SettingsKeeper,
+        discovery: Discovery | None,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -97,6 +99,8 @@ class Daemon:
         fetching = Fetching(runtime, library, self.engine, self.neighbours, holders)
         self.gets = Gets(runtime, database, library, holders, fetching, self.events, config.downloads)
         self.orders = Orders(runtime.clock, library, self.engine, self.neighbours, self.node)
+        self._discovery = discovery
+        self._lan: dict[NodeId, LanNode] = {}
         self._started_at = runtime.clock.monotonic()
         self._stop = trio.Event()
         library.on_held = self._held
@@ -127,6 +131,8 @@ class Daemon:
                 await parts.start(self.neighbours.run)
                 await parts.start(self.puts.run)
                 await parts.start(self.gets.run)
+                if self._discovery is not None:
+                    parts.start_soon(self._discover, self._discovery, name="discovery")
                 task_status.started(self)
                 await self._stop.wait()
                 await trio.sleep(LAST_ANSWER_SECONDS)
@@ -175,7 +181,7 @@ class Daemon:
 
     def lan_nodes(self) -> list[NodeAddress]:
         """Return the nodes that were found on the LAN; only a handshake proves one."""
-        return []
+        return [found.address for found in self._lan.values()]
 
     def peers(self) -> list[PeerStatistics]:
         """Return all links."""
@@ -208,6 +214,16 @@ class Daemon:
 
     # --- what comes ---
 
+    async def _discover(self, discovery: Discovery) -> None:
+        def found(node: LanNode) -> None:
+            self._lan[node.node] = node
+
+        def lost(node: NodeId) -> None:
+            self._lan.pop(node, None)
+
+        own = Announcement(self.swarm, self.node, Role.PEER, self.links.addresses)
+        await discovery.run(own, introduce_tracker(self.tracker_link, found), lost)
+
     def _told_by_tracker(self, message: m.Message) -> None:
         if isinstance(message, m.Order):
             self.orders.receive(message)
@@ -239,8 +255,10 @@ class Daemon:
 
 
 @asynccontextmanager
-async def opened(config: DaemonConfig, runtime: Runtime) -> AsyncIterator[Daemon]:
+async def opened(config: DaemonConfig, runtime: Runtime, discovery: Discovery | None = None) -> AsyncIterator[Daemon]:
     """Take the state folder for this process, read what it holds, and give it back when the block ends.
+
+    ``discovery`` None: nobody is looked for on the LAN.
 
     Raises:
         ConfigError: not joined, joined as something else, running already, or the folder cannot be used.
@@ -257,7 +275,7 @@ async def opened(config: DaemonConfig, runtime: Runtime) -> AsyncIterator[Daemon
         try:
             library = await Library.open(runtime, database)
             settings = await SettingsKeeper.load(database, config)
-            yield Daemon(config, runtime, keyring, database, library, settings)
+            yield Daemon(config, runtime, keyring, database, library, settings, discovery)
         finally:
             with trio.CancelScope(shield=True):
                 await database.aclose()
@@ -291,7 +309,8 @@ async def serve_until_signal(config: DaemonConfig, runtime: Runtime, ready: Call
                     program.cancel_scope.cancel()
 
             program.start_soon(stop_on_signal, name="signals")
-            async with opened(config, runtime) as daemon, trio.open_nursery() as parts:
+            discovery = ZeroconfDiscovery() if config.mdns else None
+            async with opened(config, runtime, discovery) as daemon, trio.open_nursery() as parts:
                 await parts.start(daemon.run)
                 ready(
                     {
