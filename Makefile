@@ -33,7 +33,7 @@ sim: venv
 	$(PYTEST) tests/simulation
 
 bench: venv
-	.venv/bin/python -m bench
+	.venv/bin/python -m bench.engine_transfer
 
 # The byte vectors are the law once they are checked in: read the difference before you commit it.
 vectors: venv
