@@ -84,8 +84,8 @@ def _tell(
     page = swarm.start_tracker().ready.get("http")
     peer_invite = swarm.invite("peer", peers)
     swarm.join({"storage": swarm.invite("storage", 1)} | dict.fromkeys(labels, peer_invite))
-    daemons = swarm.start_members(labels, uplink)
-    names = {daemon.node: daemon.label for daemon in daemons}
+    storage, daemons = swarm.start_members(labels, uplink)
+    names = {program.node: program.label for program in (storage, *daemons)}
     console.note(f"status page: http://{page}/")
 
     console.note(f"\nalone: peer 1 uploads {size_text(size_bytes)}, nobody can help")
@@ -107,7 +107,7 @@ def _tell(
         "peers": peers,
         "uplink_bytes_per_second": uplink,
         "file": None if file is None else str(file),
-        "nodes": {daemon.label: daemon.node for daemon in daemons},
+        "nodes": {label: node for node, label in names.items()},
         "alone": {"tag": alone["tag"], "seconds": alone_seconds, "pushed": _by_name(alone["pushed"], names)},
         "crowd": {"tag": crowd["tag"], "seconds": crowd_seconds, "pushed": _by_name(crowd["pushed"], names)},
         "speedup": alone_seconds / crowd_seconds,
@@ -156,7 +156,7 @@ def _fetch(swarm: LocalSwarm, daemon: Program, tag: str, original: Path, names: 
         raise IntegrityError(f"what came back is not what was put: {found} instead of {wanted}")
     return {
         "seconds": seconds,
-        "from": _by_name(result["from"], names, "storage"),
+        "from": _by_name(result["from"], names),
         "identical": True,
         "sha256": found,
         "tag": tag,
@@ -209,9 +209,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _by_name(pushed: Mapping[str, int], names: Mapping[str, str], others: str | None = None) -> dict[str, int]:
+def _by_name(pushed: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
     """Return bytes by label instead of node id."""
-    return {names.get(node) or others or node: count for node, count in pushed.items()}
+    return {names.get(node, node): count for node, count in pushed.items()}
 
 
 def _outcome_text(data: dict[str, Any]) -> str:

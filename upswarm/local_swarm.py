@@ -159,9 +159,9 @@ class LocalSwarm:
                 if process.stderr is not None:
                     process.stderr.close()
 
-    def start_members(self, peers: Sequence[str], up_bytes_per_second: float) -> list[Program]:
-        """Start the storage node and a daemon for each of ``peers``, whose uplinks are capped; return the daemons. All
-        must have joined."""
+    def start_members(self, peers: Sequence[str], up_bytes_per_second: float) -> tuple[Program, list[Program]]:
+        """Start the storage node and a daemon for each of ``peers``, whose uplinks are capped; return all. They must
+        have joined."""
         data = self._home("storage") / "data"
         flags = ["--listen", "127.0.0.1:0", "--no-mdns"]
         storage = self._start("storage", "storage", [*flags, "--data", str(data)])
@@ -170,7 +170,7 @@ class LocalSwarm:
         daemons = [self._start(label, "daemon", [*flags, "--up", up]) for label in peers]
         for program in (storage, *daemons):
             program.wait_ready()
-        return daemons
+        return storage, daemons
 
     def _home(self, label: str) -> Path:
         return self.root / label.replace(" ", "-")

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self, TextIO
 
-from upswarm.text import duration_text, pushed_text, rate_text, shown, size_text
+from upswarm.text import duration_text, node_text, pushed_text, rate_text, shown, size_text
 
 # A plain line for each file at most so often: a log of an hour stays readable, and a person sees that it lives.
 LINE_SECONDS = 2.0
 FILES_SHOWN_MAX = 12
 HELPERS_SHOWN_MAX = 8
-ENDED = frozenset(("stored", "failed", "cancelled", "done", "safe"))
+WIDE_COLUMNS = 110
+ENDED = frozenset(("stored", "failed", "cancelled", "done"))
 
 
 class Progress(Protocol):
@@ -141,9 +142,8 @@ class Bars:
 
         self._names = names
         self._files: dict[str, dict[str, Any]] = {}
-        self._live = Live(
-            console=Console(file=stream), get_renderable=self._draw, refresh_per_second=5, transient=False
-        )
+        self._console = Console(file=stream)
+        self._live = Live(console=self._console, get_renderable=self._draw, refresh_per_second=5)
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -159,13 +159,19 @@ class Bars:
             self._files = {**self._files, key_of(params): params}
 
     def _draw(self) -> Any:
+        from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
+        wide = self._console.width >= WIDE_COLUMNS
+        bar_width = 30 if wide else 14
         grid = Table.grid(padding=(0, 1))
-        for _ in range(6):
+        grid.add_column(no_wrap=True, max_width=40 if wide else 14)
+        for _ in range(5):
             grid.add_column(no_wrap=True)
+        # Text, not markup: a name in square brackets is a name.
+        remarks: list[Text] = []
         files = list(self._files.values())
         moving = [params for params in files if params.get("state") not in ENDED]
         ended = [params for params in files if params.get("state") in ENDED]
@@ -174,21 +180,22 @@ class Bars:
             left = params.get("eta_seconds")
             state = str(params.get("state", "?"))
             grid.add_row(
-                # Text, not markup: a name in square brackets is a name.
                 Text(label_of(params)),
-                ProgressBar(total=max(1, total), completed=done if total else int(state in ENDED), width=30),
+                ProgressBar(total=max(1, total), completed=done if total else int(state in ENDED), width=bar_width),
                 Text(f"{size_text(done)} / {size_text(total)}"),
                 Text(rate_text(params["rate"]) if params.get("rate") else ""),
                 Text(f"{duration_text(left)} left" if left is not None and state not in ENDED else ""),
-                Text(state_of(params)),
+                Text(shown(state)),
             )
-            helpers = sorted(helpers_of(params).items(), key=lambda item: -item[1])
+            if state_of(params) != shown(state):
+                remarks.append(Text(f"{label_of(params)}: {state_of(params)}", style="dim"))
+            helpers = sorted(helpers_of(params).items(), key=lambda item: (-item[1], item[0]))
             for node, count in helpers[:HELPERS_SHOWN_MAX]:
                 grid.add_row(
-                    Text(f"  {pushed_text({node: count}, self._names).rsplit(' ', 2)[0]}", style="dim"),
-                    ProgressBar(total=max(1, total), completed=count, width=30, complete_style="cyan"),
+                    Text(f"  {shown(self._names.get(node) or node_text(node))}", style="dim"),
+                    ProgressBar(total=max(1, total), completed=count, width=bar_width, complete_style="cyan"),
                     Text(f"{size_text(count)} ({100 * count // max(1, total)} %)", style="dim"),
                 )
         if len(moving) > FILES_SHOWN_MAX:
-            grid.add_row(Text(f"and {len(moving) - FILES_SHOWN_MAX} more", style="dim"))
-        return grid
+            remarks.append(Text(f"and {len(moving) - FILES_SHOWN_MAX} more", style="dim"))
+        return Group(grid, *remarks)
