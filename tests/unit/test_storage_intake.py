@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from support.storage_node import Site, some_bytes
+from trio.testing import MockClock
 
 from protocol import messages as m
 from protocol.limits import MIB
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def object_of(site: Site, tag) -> Path:
     return site.data / "objects" / str(tag)[:2] / str(tag)
 
 
-async def test_a_file_that_is_put_becomes_an_object_with_these_bytes(site: Site) -> None:
+async def test_a_file_that_is_put_becomes_an_object_with_these_bytes(autojump_clock: MockClock, site: Site) -> None:
     data = some_bytes(5 * MIB + 77)
     async with site.storage() as storage, site.uploader() as anna:
         link = await anna.dial()
