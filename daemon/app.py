@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -23,11 +23,13 @@ from daemon.config import DaemonConfig
 from daemon.desk import Desk
 from daemon.events import Events
 from daemon.fetching import Fetching
+from daemon.getrecord import Get
 from daemon.gets import Gets
 from daemon.holders import Holders
 from daemon.library import Library
 from daemon.neighbours import Neighbours
 from daemon.orders import Orders
+from daemon.putrecord import Put
 from daemon.puts import Puts
 from daemon.records import open_records
 from daemon.settings import SettingsKeeper
@@ -37,7 +39,6 @@ from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
 from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
 from protocol.limits import WORD_BYTES_MAX
-from runtime.control import ControlServer
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
@@ -52,6 +53,9 @@ log = structlog.get_logger()
 
 # The one who told us to leave gets an answer before the control socket goes.
 LAST_ANSWER_SECONDS = 0.5
+ENDED_SHOWN_MAX = 20
+
+J = TypeVar("J", Put, Get)
 
 
 class Daemon:
@@ -123,7 +127,7 @@ class Daemon:
         self.apply_settings()
         try:
             async with trio.open_nursery() as parts:
-                await parts.start(ControlServer(self.config.places.control_socket, methods_of(self)).run)
+                await parts.start(self.runtime.control_server(self.config.places.control_socket, methods_of(self)).run)
                 await parts.start(self.engine.run)
                 await parts.start(self.links.run, (listener,))
                 parts.start_soon(self.tracker_link.run, name="tracker link")
@@ -208,8 +212,8 @@ class Daemon:
             partial_files=len(self.library.partials()),
             orders_carried_out=self.orders.carried_out,
             orders_refused=self.orders.refused,
-            puts=tuple(put.progress(now) for put in self.puts.active()),
-            gets=tuple(get.progress(now) for get in self.gets.active()),
+            puts=tuple(put.progress(now) for put in _recent(self.puts.all())),
+            gets=tuple(get.progress(now) for get in _recent(self.gets.all())),
         )
 
     # --- what comes ---
@@ -292,6 +296,12 @@ def _lock(runtime: Runtime, folder: Path) -> File:
     if lock is None:
         raise ConfigError(f"{folder}: another daemon is running on it; stop that one, or give another --home")
     return lock
+
+
+def _recent(jobs: list[J]) -> list[J]:
+    """Return the jobs that have not ended, and the last ones that have."""
+    ended = [job for job in jobs if job.state.final][-ENDED_SHOWN_MAX:]
+    return [*ended, *(job for job in jobs if not job.state.final)]
 
 
 def _cut(name: str) -> str:

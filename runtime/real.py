@@ -24,6 +24,7 @@ import trio
 
 from protocol.errors import ConfigError, LinkLost, StorageBroken, StorageFull
 from protocol.ids import format_address
+from runtime.control import ControlServer
 from runtime.database import SqliteDatabase
 from runtime.seam import Buffer, ByteStream, Database, File, FileStatus, Listener, Runtime
 from runtime.tls import TlsSecurity
@@ -357,6 +358,7 @@ def real_runtime() -> Runtime:
         security=TlsSecurity(),
         run_sync=run_sync,
         open_database=open_database,
+        control_server=ControlServer,
         cores=os.cpu_count() or 1,
         machine_name=stdlib_socket.gethostname()[:48],
     )

@@ -10,10 +10,12 @@ Disk calls are synchronous and belong inside ``await runtime.run_sync(...)``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+import trio
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -272,6 +274,7 @@ class Runtime:
     security: Any  # runtime.tls.Security; Any here because the seam knows no certificates
     run_sync: RunSync
     open_database: OpenDatabase
+    control_server: MakeControlServer
     cores: int = 2
     machine_name: str = "node"
 
@@ -280,6 +283,20 @@ class RunSync(Protocol):
     """``await run_sync(fn, *args)``: call ``fn`` in a thread. Not cancellable: a disk call always ends by itself."""
 
     async def __call__(self, work: Callable[[*Ts], T], *args: *Ts) -> T: ...
+
+
+class ControlDoor(Protocol):
+    """Where commands of this machine's user come in."""
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Answer until cancelled."""
+        ...
+
+
+class MakeControlServer(Protocol):
+    """``control_server(path, methods)``: a door at ``path`` that answers by ``methods`` (runtime/control.py)."""
+
+    def __call__(self, path: Path, methods: Mapping[str, Any]) -> ControlDoor: ...
 
 
 class OpenDatabase(Protocol):

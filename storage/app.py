@@ -24,7 +24,7 @@ from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
 from protocol.ids import Role, parse_address
 from protocol.limits import WORD_BYTES_MAX
-from runtime.control import ControlServer, Handler
+from runtime.control import Handler
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
@@ -130,7 +130,7 @@ class StorageNode:
                     await self.intake.resume(job)
                 await parts.start(self.sweeper.run)
                 parts.start_soon(self._watch_room, name="room")
-                await parts.start(ControlServer(self.config.places.control_socket, self._methods()).run)
+                await parts.start(self._runtime.control_server(self.config.places.control_socket, self._methods()).run)
                 await parts.start(self.links.run, (listener,))
                 parts.start_soon(self.tracker_link.run, name="tracker link")
                 task_status.started(self)

@@ -18,7 +18,7 @@ import trio
 from protocol.errors import ConfigError, UpswarmError
 from protocol.ids import NodeAddress, Role, parse_address
 from protocol.invite import Invite
-from runtime.control import ControlServer
+from runtime.discovery import Announcement, Discovery, ZeroconfDiscovery
 from runtime.hosts import own_hosts
 from runtime.http import HttpServer
 from runtime.links import Links
@@ -85,6 +85,12 @@ class Tracker:
         """All links; there once ``run`` has begun."""
         assert self._links is not None
         return self._links
+
+    @property
+    def announcement(self) -> Announcement:
+        """What the LAN may know of us."""
+        credentials = self.links.credentials
+        return Announcement(credentials.swarm, credentials.node, Role.TRACKER, self.links.addresses)
 
     @property
     def address(self) -> NodeAddress:
@@ -177,10 +183,11 @@ async def run(
     config: TrackerConfig,
     runtime: Runtime,
     *,
+    discovery: Discovery | None = None,
     find_own_hosts: Callable[[], Sequence[str]] = own_hosts,
     task_status: trio.TaskStatus[dict[str, str | None]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a tracker until cancelled; the started value is its ready line.
+    """Run a tracker until cancelled; the started value is its ready line. ``discovery`` None: the LAN is told nothing.
 
     Raises:
         ConfigError: something about state or addresses is wrong; the sentence says what would be right.
@@ -188,7 +195,7 @@ async def run(
     places = Places.of(config.home, "tracker")
     commands = Commands()
     async with trio.open_nursery() as services:
-        await services.start(ControlServer(places.control_socket, commands.methods()).run)
+        await services.start(runtime.control_server(places.control_socket, commands.methods()).run)
         authority = await open_authority(runtime, places.state / "authority")
         membership = await Membership.open(runtime, places.state / "members.sqlite")
         try:
@@ -213,6 +220,9 @@ async def run(
                 if http is not None:
                     hosts = HostList.of(config.http_hosts, runtime.machine_name, config.http or "")
                     await serving.start(http.run, make_app(tracker.statistics, hosts))
+                if discovery is not None:
+                    # Nodes look for us; we look for nobody.
+                    serving.start_soon(discovery.run, tracker.announcement, _ignore, _ignore)
                 commands.serve(tracker)
                 log.info("tracker ready", listen=listener.address, http=http.address if http else None)
                 task_status.started(
@@ -265,7 +275,12 @@ async def _run_until_signalled(config: TrackerConfig) -> None:
 async def _run_real(
     config: TrackerConfig, task_status: trio.TaskStatus[dict[str, str | None]] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    await run(config, real_runtime(), task_status=task_status)
+    discovery = ZeroconfDiscovery() if config.mdns else None
+    await run(config, real_runtime(), discovery=discovery, task_status=task_status)
+
+
+def _ignore(_found: object) -> None:
+    pass
 
 
 def _first(group: BaseExceptionGroup[UpswarmError]) -> UpswarmError:

@@ -13,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from runtime.control import ControlServer
 from runtime.database import SqliteDatabase
 from runtime.real import RealDisk
 from runtime.seam import Database, Network, Runtime
@@ -66,5 +67,6 @@ def memory_runtime(
         security=PlainSecurity(),
         run_sync=run_inline,
         open_database=open_database_inline,
+        control_server=ControlServer,
         machine_name=name,
     )
