@@ -180,7 +180,7 @@ class LocalSwarm:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (home / "out").open("wb") as output, (home / "log").open("wb") as log:
             process = subprocess.Popen(
-                _command([program, "--home", str(home), *flags]),
+                _command([program, "--home", str(home), "--name", label, *flags]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,

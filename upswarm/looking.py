@@ -10,7 +10,7 @@ import click
 
 from runtime.places import PROGRAMS
 from upswarm.console import Console, as_json, verb
-from upswarm.text import moment_text, records, report, shown, table, value_text
+from upswarm.text import cell_text, moment_text, records, report, shown, table, value_text
 
 WATCH_SECONDS = 1.0
 
@@ -37,7 +37,7 @@ def _listing(data: Any) -> str:
     first = [key for key in ("tag", "size", "name", "state") if any(key in file for file in files)]
     more = dict.fromkeys(key for file in files for key in file if key not in (*first, "names"))
     heads = [*first, *more]
-    return table([[value_text(head, file.get(head)) for head in heads] for file in files], heads)
+    return table([[cell_text(head, file.get(head)) for head in heads] for file in files], heads)
 
 
 @click.command()

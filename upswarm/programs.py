@@ -51,6 +51,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to tell."),
         click.option("--no-mdns", is_flag=True, help="Do not announce or look for nodes on the LAN."),
         click.option("--listen", metavar="HOST:PORT", help="Where to accept nodes; port 0 is any free one."),
+        click.option("--name", help="What others call this node; the machine's name when not given."),
         click.option("--advertise", metavar="HOST:PORT", multiple=True, help="Where others reach us, if not there."),
     ):
         command = option(command)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runtime.terminal import escape_controls
 
-NODE_CHARACTERS = 8  # Enough to tell the nodes of one swarm apart; every verb takes a prefix.
+NODE_CHARACTERS = 8  # Enough to tell the nodes of one swarm apart where they are only mentioned.
+CELL_NODE_CHARACTERS = 12  # Enough to name one to `revoke`.
+_NODE_ID = re.compile(r"[a-z2-7]{52}")
 
 
 def shown(value: object) -> str:
@@ -37,6 +40,8 @@ def rate_text(bytes_per_second: float) -> str:
 
 def duration_text(seconds: float) -> str:
     """Return "4.2 s", "3 min 20 s", "5 h 10 min" or "2 d 4 h"."""
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     for long, long_seconds, short, short_seconds in (
@@ -91,7 +96,7 @@ def value_text(key: str, value: Any) -> str:
             return size_text(value)
         if key == "seconds" or key.endswith("_seconds"):
             return duration_text(value)
-        if key in ("time", "expires") or key.endswith(("_at", "_expires")):
+        if key in ("time", "expires", "since") or key.endswith(("_at", "_expires")):
             return moment_text(value)
         return f"{value:.2f}" if isinstance(value, float) else str(value)
     if isinstance(value, Mapping):
@@ -103,6 +108,14 @@ def value_text(key: str, value: Any) -> str:
     return shown(value)
 
 
+def cell_text(key: str, value: Any) -> str:
+    """Return one field as a table has room for it: of node ids the beginning, which every verb takes too."""
+    if isinstance(value, list | tuple):
+        return ", ".join(cell_text(key, item) for item in value) or "-"
+    text = value_text(key, value)
+    return text[:CELL_NODE_CHARACTERS] if _NODE_ID.fullmatch(text) else text
+
+
 def report(thing: Any) -> str:
     """Return any answer as text: a table of a list of records, ``key: value`` lines of a record."""
     if isinstance(thing, list):
@@ -110,7 +123,7 @@ def report(thing: Any) -> str:
         if len(records) != len(thing) or not records:
             return "\n".join(value_text("", item) for item in thing)
         heads = list(dict.fromkeys(str(key) for record in records for key in record))
-        return table([[value_text(head, record.get(head)) for head in heads] for record in records], heads)
+        return table([[cell_text(head, record.get(head)) for head in heads] for record in records], heads)
     if not isinstance(thing, Mapping):
         return value_text("", thing)
     lines = []

@@ -51,11 +51,11 @@ def test_flags_of_the_storage_node_reach_it(capsys: Capture, tmp_path: Path, sta
 
 
 def test_flags_of_the_daemon_reach_it(capsys: Capture, tmp_path: Path, started: list[Any]) -> None:
-    arguments = ["--up", "20mbit", "--help-rate", "1M", "--lend", "--no-mdns"]
+    arguments = ["--up", "20mbit", "--help-rate", "1M", "--lend", "--no-mdns", "--name", "laptop"]
     assert call(capsys, "daemon", "--home", tmp_path, *arguments).code == 0
     (config,) = started
     assert (config.up_bytes_per_second, config.help_bytes_per_second) == (2.5e6, 1e6)
-    assert config.lend is True and config.mdns is False
+    assert config.lend is True and config.mdns is False and config.name == "laptop"
 
 
 def test_what_no_flag_says_the_environment_or_the_file_may_say(

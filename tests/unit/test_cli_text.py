@@ -59,6 +59,7 @@ def test_who_pushed_most_stands_first_under_its_name() -> None:
             "up: -\nsize: 1.0 KiB\nok: yes\npushed: aaaaaaaa 5 B",
         ),
         ([{"a": 1}, {"a": 22, "b": "x"}], "A   B\n1   -\n22  x"),
+        ([{"node": "a" * 52, "holders": ["b" * 52]}], f"NODE          HOLDERS\n{'a' * 12}  {'b' * 12}"),
         ({"inner": {"seconds": 5}}, "inner:\n  seconds: 5.0 s"),
     ],
 )
