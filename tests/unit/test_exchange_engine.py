@@ -310,5 +310,5 @@ async def test_a_capped_uplink_keeps_its_cap(tmp_path: Path) -> None:
         seconds = trio.current_time() - began
         swarm.close()
         await spool.aclose()
-    # A last block may leave on credit; nothing else may.
-    assert seconds >= (len(data) - MIB) / (8 * MIB)
+    # A burst of 20 ms may leave at once, and a last block of 1 MiB on credit; nothing else may.
+    assert seconds >= (len(data) - MIB) / (8 * MIB) - 0.02
