@@ -300,8 +300,8 @@ def _lock(runtime: Runtime, folder: Path) -> File:
 
 def _recent(jobs: list[J]) -> list[J]:
     """Return the jobs that have not ended, and the last ones that have."""
-    ended = [job for job in jobs if job.state.final][-ENDED_SHOWN_MAX:]
-    return [*ended, *(job for job in jobs if not job.state.final)]
+    ended = [job for job in jobs if job.state.final]
+    return ended[-ENDED_SHOWN_MAX:] + [job for job in jobs if not job.state.final]
 
 
 def _cut(name: str) -> str:

@@ -43,6 +43,7 @@ SAVE_SECONDS = 2.0
 # The tracker is there, nobody who has the rest is: the get ends unfinished.
 ALONE_SECONDS_MAX = 120.0
 _COPY_BYTES = 1 * MIB
+_TAIL_BYTES = 64
 
 
 class Fetching:
@@ -104,15 +105,29 @@ class _Fetch:
         if get.durable:
             get.state = GetState.VERIFYING
             get.touch()
-        for chunk in get.durable:
-            if await self._spool.verify_chunk(chunk):
+        for chunk in range(get.tag.chunks):
+            if (chunk in get.durable or await self._looks_written(chunk)) and await self._spool.verify_chunk(chunk):
                 self._take(chunk)
-        if len(self.verified) < len(get.durable):
-            log.warning("part file is not what it was", part=str(get.part), lost=len(get.durable) - len(self.verified))
-        get.durable = self.verified.copy()
+        lost = get.durable - self.verified
+        if lost:
+            log.warning("part file is not what it was", part=str(get.part), chunks=len(lost))
+        get.durable = get.durable & self.verified
         await self._copy_local()
         get.state = GetState.SEARCHING
         get.touch()
+
+    async def _looks_written(self, chunk: int) -> bool:
+        """Whether a chunk that was not noted as durable may be there all the same: a kill loses nothing but notes.
+
+        One that ends in zeros is taken for one that never came; it is fetched again.
+        """
+        size = self._manifest.layout.bytes_of(chunk)
+        tail = bytearray(min(_TAIL_BYTES, size))
+        try:
+            await self._spool.read_block(chunk, size - len(tail), memoryview(tail))
+        except ChunkMissing:
+            return False
+        return any(tail)
 
     async def complete(self, swarm: Swarm) -> None:
         """Run ``swarm`` until all is there, and again while reading it back finds chunks that are not right."""

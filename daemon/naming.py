@@ -35,15 +35,18 @@ class UnsafeName(CommandError):
     """A name that may not become a path; the user can give one with ``-o``."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__("unsafe-name", f"the name {name[:200]!r} {reason}; say where to put it with -o PATH", 6)
+        self.flaw = f"the name {name[:200]!r} {reason}"
+        super().__init__("unsafe-name", f"{self.flaw}; say where to put it with -o PATH", 6)
 
 
 def name_of_parts(parts: Sequence[str]) -> str:
     """Return the name of a file to put whose relative path has these parts.
 
     Raises:
-        CommandError: it cannot travel: too long, or not text.
+        CommandError: it cannot travel: too long, not text, or no way down.
     """
+    if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in parts):
+        raise CommandError("bad-name", f"{'/'.join(parts)!r} leads elsewhere; a name is a path below some folder", 2)
     name = unicodedata.normalize("NFC", "/".join(parts))
     try:
         size = len(name.encode("utf-8"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from daemon.naming import UnsafeName, safe_parts
 from protocol.errors import CommandError
 from protocol.ids import Tag
 from protocol.invite import LINK_SCHEME
@@ -63,6 +64,17 @@ def absolute_paths(params: Mapping[str, Any], key: str) -> list[Path]:
     if not isinstance(values, list) or not 1 <= len(values) <= PATHS_MAX:
         raise CommandError("usage", f"{key}: a list of 1 to {PATHS_MAX} paths was expected", 2)
     return list(dict.fromkeys(absolute_path(value, key) for value in values))
+
+
+def optional_name(params: Mapping[str, Any], key: str) -> str | None:
+    """Return a name that a file is to be given, or None when not given. It must be one that others can get it under."""
+    value = optional_text(params, key)
+    if value is None:
+        return None
+    try:
+        return "/".join(safe_parts(value))
+    except UnsafeName as error:
+        raise CommandError("usage", f"{key}: {error.flaw}", 2) from error
 
 
 def tag_or_name(what: str) -> tuple[Tag | str, str]:

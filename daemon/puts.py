@@ -160,8 +160,7 @@ class Puts:
         scope = self._scopes.get(put.number)
         if scope is not None:
             scope.cancel()
-        if put.tag is not None and put.storage is not None and self._nursery is not None:
-            self._nursery.start_soon(self._withdraw, put.tag, put.storage, name=f"withdraw {put.id}")
+        self._give_up_job(put)
 
     async def pause(self, put: Put) -> None:
         """Leave it as it is until ``resume``; nothing of it is offered meanwhile."""
@@ -215,6 +214,7 @@ class Puts:
                     await self._until_ended(put, began)
                 except CommandError as error:
                     await self._end(put, PutState.FAILED, error, began)
+                    self._give_up_job(put)
         finally:
             self._scopes.pop(put.number, None)
 
@@ -238,11 +238,11 @@ class Puts:
                     put.note = str(error)
                 except CommandError as error:
                     refusals += 1
-                    put.storage = None
                     if error.code not in ("no-space", "busy", "no-storage") or (
                         error.code == "no-space" and refusals >= NO_SPACE_TRIES_MAX
                     ):
                         raise
+                    put.storage = None
                     put.note = str(error)
                 finally:
                     self._attempts.pop(put.number, None)
@@ -360,6 +360,9 @@ class Puts:
             put.safe = True
         with trio.CancelScope(shield=True):
             await self._write(put)
+        if state is not PutState.STORED and put.tag and put.storage and self._nursery is not None:
+            # Nobody may be left who can finish the job; the storage node need not wait for days.
+            self._nursery.start_soon(self._withdraw, put.tag, put.storage, name=f"withdraw {put.id}")
         fields = {"reason": error.sentence} if error is not None else {"instant": put.instant}
         self._events.add(
             f"put {state.value}", id=put.id, tag=str(put.tag) if put.tag else None, name=put.name, **fields
@@ -367,6 +370,9 @@ class Puts:
         put.touch()
 
     # --- small things ---
+
+    def _give_up_job(self, put: Put) -> None:
+        """The storage node need not wait for us any more; others who put the same file keep their job."""
 
     async def _withdraw(self, tag: Tag, storage: NodeAddress) -> None:
         for failures in range(WITHDRAW_TRIES_MAX):

@@ -11,6 +11,9 @@ from protocol.ids import NodeId, Role
 from runtime.heartbeat import TrackerLinkStatistics
 from runtime.link import Link
 
+# A put that failed or was given up holds nobody back from leaving.
+ENDED = ("stored", "failed", "cancelled")
+
 
 @dataclass(frozen=True, slots=True)
 class PeerStatistics:
@@ -55,7 +58,8 @@ class PeerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatistics:
-    """The whole daemon. Caps in bytes per second, None is none. ``jobs``: puts and gets that have not ended."""
+    """The whole daemon. Caps in bytes per second, None is none. ``puts`` and ``gets``: those that have not
+    ended, and the last ones that have."""
 
     node: NodeId
     swarm: str
@@ -88,7 +92,7 @@ class DaemonStatistics:
             "listen": self.listen,
             "uptime_seconds": round(self.uptime_seconds, 1),
             "paused": self.paused,
-            "safe": all(put["safe"] for put in self.puts),
+            "safe": all(put["safe"] for put in self.puts if put["state"] not in ENDED),
             "tracker": {
                 "connected": tracker.connected,
                 "address": tracker.address,

@@ -13,7 +13,7 @@ import trio
 
 from daemon.getrecord import Get
 from daemon.hashing import hash_file
-from daemon.parameters import absolute_path, absolute_paths, only, optional_text, tag_or_name, text
+from daemon.parameters import absolute_path, absolute_paths, only, optional_name, optional_text, tag_or_name, text
 from daemon.putrecord import Put, error_json
 from daemon.settings import read_rate
 from daemon.walking import Found, Skipped, find_files
@@ -70,7 +70,7 @@ class TransferCommands:
     async def put(self, params: dict[str, Any], notify: Notify) -> Any:
         """{paths, name?, wait} → progress, then {results, skipped}."""
         only(params, "paths", "name", "wait")
-        paths, name = absolute_paths(params, "paths"), optional_text(params, "name")
+        paths, name = absolute_paths(params, "paths"), optional_name(params, "name")
         wait = params.get("wait", "stored")
         if wait not in ("stored", "safe", "no"):
             raise CommandError("usage", "wait: stored, safe or no was expected", 2)
