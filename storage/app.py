@@ -1,6 +1,6 @@
 """The storage node: builds everything from its settings, runs it, stops it. The only file that knows all the others.
 
-``StorageNode.open`` takes the data folder for this process and brings it in order; ``run`` serves until cancelled.
+``opened`` takes the data folder for this process and brings it in order; ``StorageNode.run`` serves until cancelled.
 ``main`` is what ``upswarm storage`` calls: exit 0 after SIGTERM or SIGINT, 1 when the disk failed, 2 when a setting is
 wrong. A disk that failed a write or an fsync is not worked on any further: what it holds is unknown.
 """
@@ -22,9 +22,10 @@ import trio
 from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
-from protocol.ids import Role, parse_address
+from protocol.ids import NodeId, Role, parse_address
 from protocol.limits import WORD_BYTES_MAX
 from runtime.control import Handler
+from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
@@ -62,7 +63,14 @@ class StorageNode:
     """One storage node. Made by ``opened``."""
 
     def __init__(
-        self, config: StorageConfig, runtime: Runtime, keyring: Keyring, ledger: Ledger, backend: Backend, spool: Path
+        self,
+        config: StorageConfig,
+        runtime: Runtime,
+        keyring: Keyring,
+        ledger: Ledger,
+        backend: Backend,
+        spool: Path,
+        discovery: Discovery | None,
     ) -> None:
         self.config = config
         self.shelf = Shelf(InventoryBook(runtime.random.getrandbits(53)))
@@ -105,6 +113,7 @@ class StorageNode:
             keep_tracker=keeper.keep_tracker,
         )
         self.listen = ""
+        self._discovery = discovery
         self._runtime = runtime
         self._started_at = runtime.clock.monotonic()
 
@@ -133,6 +142,8 @@ class StorageNode:
                 await parts.start(self._runtime.control_server(self.config.places.control_socket, self._methods()).run)
                 await parts.start(self.links.run, (listener,))
                 parts.start_soon(self.tracker_link.run, name="tracker link")
+                if self._discovery is not None:
+                    parts.start_soon(self._discover, self._discovery, name="discovery")
                 task_status.started(self)
         finally:
             listener.close()
@@ -203,6 +214,19 @@ class StorageNode:
         # Orders are for those who hold what a storage node wants; they are hints, and a storage node waits to be asked.
         log.debug("message of the tracker of no use here", type=type(message).__name__)
 
+    async def _discover(self, discovery: Discovery) -> None:
+        """Be found on the LAN, and find our tracker there. Other nodes come to us by themselves."""
+        credentials = self.links.credentials
+        own = Announcement(credentials.swarm, credentials.node, credentials.role, self.links.addresses)
+
+        def other(_node: LanNode) -> None:
+            """Nobody we would dial."""
+
+        def lost(_node: NodeId) -> None:
+            """A tracker that is not seen any more may still answer."""
+
+        await discovery.run(own, introduce_tracker(self.tracker_link, other), lost)
+
     async def _watch_room(self) -> None:
         while True:
             await self.room.free_bytes()
@@ -210,8 +234,12 @@ class StorageNode:
 
 
 @asynccontextmanager
-async def opened(config: StorageConfig, runtime: Runtime) -> AsyncIterator[tuple[StorageNode, Recovered]]:
+async def opened(
+    config: StorageConfig, runtime: Runtime, discovery: Discovery | None = None
+) -> AsyncIterator[tuple[StorageNode, Recovered]]:
     """Take the data folder for this process, bring it in order, and give it back when the block ends.
+
+    ``discovery`` None: the LAN is told nothing.
 
     Raises:
         ConfigError: not joined, joined as something else, or the folder cannot be used; the sentence says which.
@@ -231,7 +259,7 @@ async def opened(config: StorageConfig, runtime: Runtime) -> AsyncIterator[tuple
         await backend.prepare()
         ledger = await Ledger.open(runtime, folder / "ledger.db")
         try:
-            node = StorageNode(config, runtime, keyring, ledger, backend, spool)
+            node = StorageNode(config, runtime, keyring, ledger, backend, spool, discovery)
             yield node, await recover(runtime, ledger, backend, node.shelf, spool)
         finally:
             with trio.CancelScope(shield=True):
@@ -266,7 +294,8 @@ async def serve_until_signal(config: StorageConfig, runtime: Runtime, ready: Cal
                     program.cancel_scope.cancel()
 
             program.start_soon(stop_on_signal, name="signals")
-            async with opened(config, runtime) as (node, recovered), trio.open_nursery() as parts:
+            discovery = ZeroconfDiscovery() if config.mdns else None
+            async with opened(config, runtime, discovery) as (node, recovered), trio.open_nursery() as parts:
                 await parts.start(node.run, recovered)
                 ready(
                     {
