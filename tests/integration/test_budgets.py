@@ -14,9 +14,9 @@ pytestmark = pytest.mark.timing
 
 def rate_of(program: Program, seconds: float) -> float:
     """Measure chunk bytes per second that leave ``program``."""
-    begin, first = time.monotonic(), program.counter("sent_bytes")
+    begin, first = time.monotonic(), program.sent_bytes
     wait_until(lambda: time.monotonic() - begin >= seconds, "the measurement is over", seconds + 5)
-    last, end = program.counter("sent_bytes"), time.monotonic()
+    last, end = program.sent_bytes, time.monotonic()
     return (last - first) / (end - begin)
 
 
@@ -25,7 +25,7 @@ def test_a_cap_on_everything_holds_and_changes_while_running(swarm: Swarm) -> No
     (daemon,) = crew.daemons
     daemon.upswarm("limit", "up=1M")
     put(daemon, crew.file("capped.bin", 60 * MIB), wait="no")
-    wait_until(lambda: daemon.counter("sent_bytes") > 0, "it has begun")
+    wait_until(lambda: daemon.sent_bytes > 0, "it has begun")
     assert rate_of(daemon, 2.5) == pytest.approx(1e6, rel=0.25)
     daemon.upswarm("limit", "up=6M")
     assert rate_of(daemon, 2.5) == pytest.approx(6e6, rel=0.2)
@@ -45,9 +45,9 @@ def test_the_cap_for_help_leaves_own_uploads_alone(swarm: Swarm) -> None:
     uploader.upswarm("limit", "up=off")
     helper.upswarm("get", uploader.call("ls", stored=False, local=True)["files"][0]["tag"], "-o", tag_path)
     uploader.upswarm("limit", "up=1M")
-    before = helper.counter("sent_bytes")
+    before = helper.sent_bytes
     put(uploader, file, wait="no")
-    wait_until(lambda: helper.counter("sent_bytes") > before, "it helps")
+    wait_until(lambda: helper.sent_bytes > before, "it helps")
     assert rate_of(helper, 3) == pytest.approx(0.5e6, rel=0.35)
     own = crew.file("own.bin", 8 * MIB, 2)
     begin = time.monotonic()

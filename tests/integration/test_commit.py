@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-from support.crew import Crew, events, ledger_paths, ledger_rows, put, share
+from support.crew import Crew, events, ledger_path, ledger_rows, put, share
 from support.files import MIB, same_bytes, tag_by_hand
 from support.processes import wait_until
 
@@ -29,8 +29,7 @@ def test_a_stored_file_is_on_the_disk_in_the_ledger_and_known_to_all(crew: Crew)
     assert row == [(file.stat().st_size, "committed.bin", uploader.node)]
     ((state,),) = ledger_rows(crew.storage, "SELECT state FROM jobs WHERE tag = ?", Tag.parse(tag).to_bytes())
     assert state == "stored"
-    (path,) = ledger_paths(crew.storage)
-    assert path.read_bytes()[18:20] == b"\x02\x02", "the ledger is in WAL mode"
+    assert ledger_path(crew.storage).read_bytes()[18:20] == b"\x02\x02", "the ledger is in WAL mode"
 
     wait_until(lambda: "put stored" in follower.printed, "events --follow tells it")
     follower.interrupt()

@@ -25,7 +25,7 @@ def test_helpers_that_share_the_file_are_ordered_and_push(swarm: Swarm) -> None:
     received = crew.storage.counter("received_bytes")
     assert received <= file.stat().st_size + TAIL_BYTES_MAX, "no chunk goes twice, but for the tail"
     assert crew.storage.counter("wasted_bytes") <= TAIL_BYTES_MAX
-    sent = sum(daemon.counter("sent_bytes") for daemon in crew.daemons)
+    sent = sum(daemon.sent_bytes for daemon in crew.daemons)
     assert sent <= file.stat().st_size + TAIL_BYTES_MAX
 
 

@@ -15,7 +15,7 @@ from protocol.ids import Role
 
 def traffic_bytes(program: Program) -> int:
     """All bytes of chunks that a daemon has sent, or a storage node received."""
-    return program.counter("sent_bytes" if program.kind == "daemon" else "received_bytes")
+    return program.sent_bytes if program.kind == "daemon" else program.counter("received_bytes")
 
 
 def test_the_second_put_of_a_stored_file_moves_no_chunk_bytes(crew: Crew) -> None:

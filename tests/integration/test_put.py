@@ -42,8 +42,8 @@ def test_an_interrupted_put_is_answered_partly_and_sends_only_the_rest(swarm: Sw
     file = crew.file("partly.bin", 24 * MIB)
     begun = put(daemon, file, wait="no")
     wait_until(lambda: stored_bytes(daemon, begun["id"]) >= 6 * MIB, "a part is stored")
-    daemon.call("cancel", id=begun["id"])
     before = stored_bytes(daemon, begun["id"])
+    daemon.call("cancel", id=begun["id"])
     first: list[int] = []
     for note in progress_of_put(daemon, file):
         if note.get("state") == "sending" and "bytes_stored" in note:
@@ -133,7 +133,9 @@ def test_a_file_that_changes_while_it_is_sent_is_never_stored_as_what_it_was_not
         done = note
     assert altered and done is not None and done["state"] == "failed", done
     assert "changed" in str(done["error"])
-    assert all(row["tag"] != tag_before for row in files_of(crew.storage.call("ls")))
+    assert not any(row["tag"] == tag_before and row["state"] == "stored" for row in files_of(crew.storage.call("ls")))
+    # Nobody can finish it any more: the storage node does not wait for days.
+    crew.storage.wait_logged("job ended", state="cancelled")
 
 
 def test_a_folder_means_every_file_below_it_under_its_relative_name(crew: Crew) -> None:
@@ -201,7 +203,7 @@ def test_name_gives_another_name(crew: Crew) -> None:
     assert [row["name"] for row in rows] == ["reports/2026/final.pdf"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../b", "a\x00b", ""])
+@pytest.mark.parametrize("name", ["../evil", "a/../../b", "..", "a/./b", "a\x00b"])
 def test_a_name_that_leaves_its_folder_is_no_name(crew: Crew, name: str) -> None:
     file = crew.file("good", 100, seed=5)
     with pytest.raises(Refused):

@@ -60,19 +60,13 @@ def objects_of(storage: Program, tag: str) -> list[Path]:
 
 def ledger_rows(storage: Program, query: str, *values: Any) -> list[Any]:
     """Read the ledger of a storage node with other eyes than its own."""
-    (path,) = ledger_paths(storage)
-    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as database:
+    with closing(apsw.Connection(str(ledger_path(storage)), flags=apsw.SQLITE_OPEN_READONLY)) as database:
         return list(database.execute(query, values))
 
 
-def ledger_paths(storage: Program) -> list[Path]:
-    """Return the SQLite files of a storage node."""
-    return [
-        path
-        for folder in (storage.data, storage.state)
-        for path in folder.rglob("*")
-        if path.is_file() and path.open("rb").read(15) == b"SQLite format 3"
-    ]
+def ledger_path(storage: Program) -> Path:
+    """Return the SQLite file of a storage node."""
+    return storage.data / "ledger.db"
 
 
 def wait_connected(program: Program) -> None:

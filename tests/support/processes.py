@@ -32,7 +32,7 @@ READY_SECONDS_MAX = 30.0
 COMMAND_SECONDS_MAX = 60.0
 WAIT_SECONDS_MAX = 30.0
 PAUSE_SECONDS = 0.03
-LOG_TAIL_LINES = 25
+LOG_TAIL_LINES = 15
 
 _PR_SET_PDEATHSIG = 1
 
@@ -343,6 +343,12 @@ class Program:
         assert len(found) == 1, (name, found, self.call("status"))
         return int(found[0])
 
+    @property
+    def sent_bytes(self) -> int:
+        """All bytes of chunks that left it."""
+        traffic = self.call("status")["traffic"]
+        return int(traffic["sent_own_bytes"] + traffic["sent_help_bytes"])
+
     # --- what it says ---
 
     @property
@@ -383,7 +389,7 @@ class Program:
         if not self.log_path.exists():
             return f"--- {self.name}: no log"
         lines = self.log_path.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join([f"--- end of the log of {self.name}", *(line[:1500] for line in lines)])
+        return "\n".join([f"--- end of the log of {self.name}", *(line[:500] for line in lines)])
 
     # --- asking it ---
 

@@ -47,6 +47,9 @@ def test_names_that_cannot_travel_are_refused_on_put() -> None:
         name_of_parts(["caf\udce9"])
     with pytest.raises(CommandError, match="1024"):
         name_of_parts(["x" * 250] * 5)
+    for parts in (["..", "evil"], ["a", ".", "b"], ["a", ""], ["a/b"], ["a\0b"], [".."]):
+        with pytest.raises(CommandError, match="leads elsewhere"):
+            name_of_parts(parts)
 
 
 def test_a_part_file_is_known_by_its_name() -> None:
