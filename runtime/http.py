@@ -22,6 +22,7 @@ IDLE_SECONDS_MAX = 15.0
 # without this, one stalled browser could keep a program from stopping.
 STALL_MILLISECONDS_MAX = 4000
 STOP_SECONDS_MAX = 1.0
+BACKLOG = 100
 
 # Tracebacks of the application and of the server; where it listens is told by the program.
 _errors = logging.getLogger("hypercorn.error")
@@ -46,28 +47,27 @@ class HttpServer:
 
     def __init__(self, address: str) -> None:
         host, port = parse_address(address)
-        config = Config()
-        config.bind = [format_address(host, port)]
+        family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
         try:
-            self._sockets = config.create_sockets()
+            self._socket = stdlib_socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             raise ConfigError(f"cannot serve HTTP on {address}: {error.strerror or error}") from error
-        (socket,) = self._sockets.insecure_sockets
+        self._socket.setblocking(False)
         if hasattr(stdlib_socket, "TCP_USER_TIMEOUT"):
             # Accepted connections inherit it.
-            socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, STALL_MILLISECONDS_MAX)
-        host, port = socket.getsockname()[:2]
+            self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, STALL_MILLISECONDS_MAX)
+        host, port = self._socket.getsockname()[:2]
         self.address = format_address(host, port)
 
     def close(self) -> None:
         """Stop listening, when ``run`` was never called."""
-        for socket in self._sockets.insecure_sockets:
-            socket.close()
+        self._socket.close()
 
     async def run(self, app: Any, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the ASGI application ``app`` until cancelled."""
         config = _BoundConfig()
-        config.bound = self._sockets
+        config.bound = Sockets([], [self._socket], [])
+        config.backlog = BACKLOG
         config.keep_alive_timeout = IDLE_SECONDS_MAX
         config.read_timeout = round(IDLE_SECONDS_MAX)
         config.graceful_timeout = STOP_SECONDS_MAX

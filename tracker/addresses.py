@@ -21,7 +21,6 @@ def reachable_addresses(announced: Iterable[str], remote: str, own_hosts: Sequen
     addresses. Addresses that nobody can dial (port 0, multicast) are left out.
     """
     observed = _plain(parse_address(remote)[0])
-    observed_hosts = (*own_hosts, observed) if _is_loopback(observed) else (observed,)
     concrete: list[str] = []
     derived: list[str] = []
     for text in announced:
@@ -30,7 +29,8 @@ def reachable_addresses(announced: Iterable[str], remote: str, own_hosts: Sequen
         if port == 0 or _is_multicast(host):
             continue
         if is_wildcard(host):
-            derived.extend(format_address(own, port) for own in observed_hosts)
+            ours = _of_family(host, own_hosts) if _is_loopback(observed) else ()
+            derived.extend(format_address(one, port) for one in (*ours, observed))
             continue
         concrete.append(format_address(host, port))
         # Behind a NAT that forwards its port, or with an address that only its own network knows. A loopback address
@@ -48,13 +48,21 @@ def own_addresses(advertised: Sequence[str], listening: str, own_hosts: Sequence
     host, port = parse_address(listening)
     if not is_wildcard(host):
         return (listening,)
-    return tuple(format_address(own, port) for own in (*own_hosts, "127.0.0.1"))[-ADDRESSES_MAX:]
+    hosts = _of_family(host, own_hosts)[: ADDRESSES_MAX - 1]
+    loopback = "127.0.0.1" if _address(host) == ipaddress.IPv4Address(0) else "::1"
+    return tuple(format_address(one, port) for one in (*hosts, loopback))
 
 
 def is_wildcard(host: str) -> bool:
     """Whether a host means every interface."""
     address = _address(host)
     return not host or (address is not None and address.is_unspecified)
+
+
+def _of_family(wildcard: str, hosts: Sequence[str]) -> list[str]:
+    """Return those of ``hosts`` that a listener on ``wildcard`` hears: ``::`` is IPv6 only (trio sets IPV6_V6ONLY)."""
+    every, versions = _address(wildcard), {host: _address(host) for host in hosts}
+    return [host for host, one in versions.items() if every is None or one is None or one.version == every.version]
 
 
 def _plain(host: str) -> str:
