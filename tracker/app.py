@@ -21,6 +21,7 @@ from protocol.invite import Invite
 from runtime.discovery import Announcement, Discovery, ZeroconfDiscovery
 from runtime.hosts import own_hosts
 from runtime.http import HttpServer
+from runtime.identity import Credentials
 from runtime.links import Links
 from runtime.logs import setup_logs
 from runtime.places import Places
@@ -54,6 +55,7 @@ class Tracker:
         runtime: Runtime,
         places: Places,
         registrar: Registrar,
+        credentials: Credentials,
         listener: Listener,
         *,
         http: str | None,
@@ -78,13 +80,22 @@ class Tracker:
         self._snapshots = Snapshots(runtime.clock, self._take_statistics)
         self._started_at = runtime.clock.monotonic()
         self._name = config.name or runtime.machine_name
-        self._links: Links | None = None
+        self.links = Links(runtime, credentials, name=self._name, serve=self._access.serve, serve_door=self._door.serve)
 
     @property
-    def links(self) -> Links:
-        """All links; there once ``run`` has begun."""
-        assert self._links is not None
-        return self._links
+    def ready(self) -> dict[str, str | None]:
+        """The line that says so."""
+        return {
+            "ready": "tracker",
+            "listen": self._listener.address,
+            "http": self._http,
+            "node": self.links.credentials.node,
+        }
+
+    @property
+    def host_names(self) -> HostList:
+        """By which names the page may be asked for."""
+        return HostList.of(self._config.http_hosts, self._runtime.machine_name, self._config.http or "")
 
     @property
     def announcement(self) -> Announcement:
@@ -100,14 +111,8 @@ class Tracker:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve nodes until cancelled."""
-        credentials = await open_identity(
-            self._runtime, self._registrar.authority, self._places.identity, self._registrar.revocations
-        )
-        self._links = Links(
-            self._runtime, credentials, name=self._name, serve=self._access.serve, serve_door=self._door.serve
-        )
         async with trio.open_nursery() as services:
-            await services.start(self._links.run, (self._listener,))
+            await services.start(self.links.run, (self._listener,))
             services.start_soon(self._access.run, name="index upkeep")
             services.start_soon(self._renew_own, name="own certificate")
             task_status.started()
@@ -176,7 +181,8 @@ class Tracker:
             )
             if credentials.certificate != self.links.credentials.certificate:
                 log.info("own certificate renewed")
-                self.links.renew(credentials)
+                # Somebody may have been revoked while we were at the disk.
+                self.links.renew(credentials.with_revocations(self._registrar.revocations))
 
 
 async def run(
@@ -200,42 +206,48 @@ async def run(
         membership = await Membership.open(runtime, places.state / "members.sqlite")
         try:
             registrar = await Registrar.open(runtime, authority, membership)
+            credentials = await open_identity(runtime, authority, places.identity, registrar.revocations)
             listener = await runtime.network.listen(*parse_address(config.listen))
+            http: HttpServer | None = None
             try:
                 http = HttpServer(config.http) if config.http is not None else None
-            except ConfigError:
-                listener.close()
-                raise
-            tracker = Tracker(
-                config,
-                runtime,
-                places,
-                registrar,
-                listener,
-                http=http.address if http is not None else None,
-                find_own_hosts=find_own_hosts,
-            )
-            async with trio.open_nursery() as serving:
-                await serving.start(tracker.run)
-                if http is not None:
-                    hosts = HostList.of(config.http_hosts, runtime.machine_name, config.http or "")
-                    await serving.start(http.run, make_app(tracker.statistics, hosts))
-                if discovery is not None:
-                    # Nodes look for us; we look for nobody.
-                    serving.start_soon(discovery.run, tracker.announcement, _ignore, _ignore)
-                commands.serve(tracker)
-                log.info("tracker ready", listen=listener.address, http=http.address if http else None)
-                task_status.started(
-                    {
-                        "ready": "tracker",
-                        "listen": listener.address,
-                        "http": http.address if http is not None else None,
-                        "node": tracker.links.credentials.node,
-                    }
+                tracker = Tracker(
+                    config,
+                    runtime,
+                    places,
+                    registrar,
+                    credentials,
+                    listener,
+                    http=http.address if http is not None else None,
+                    find_own_hosts=find_own_hosts,
                 )
+                commands.serve(tracker)
+                await _serve(tracker, http, discovery, task_status)
+            finally:
+                listener.close()
+                if http is not None:
+                    http.close()
         finally:
             with trio.CancelScope(shield=True):
                 await membership.aclose()
+
+
+async def _serve(
+    tracker: Tracker,
+    http: HttpServer | None,
+    discovery: Discovery | None,
+    task_status: trio.TaskStatus[dict[str, str | None]],
+) -> None:
+    async with trio.open_nursery() as serving:
+        await serving.start(tracker.run)
+        if http is not None:
+            await serving.start(http.run, make_app(tracker.statistics, tracker.host_names))
+        if discovery is not None:
+            # Nodes look for us; we look for nobody.
+            serving.start_soon(discovery.run, tracker.announcement, _ignore, _ignore)
+        ready = tracker.ready
+        log.info("tracker ready", listen=ready["listen"], http=ready["http"])
+        task_status.started(ready)
 
 
 def main(config: TrackerConfig) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import trio
+
 from protocol.ids import NodeId, Role
 from protocol.invite import Invite
 from runtime.seam import Runtime
@@ -25,6 +27,7 @@ class Registrar:
         self.revocations = b""  # DER, as it stands
         self._runtime = runtime
         self._membership = membership
+        self._revoking = trio.Lock()
         self._revoked: dict[NodeId, Member] = {}
 
     @classmethod
@@ -77,8 +80,10 @@ class Registrar:
         Raises:
             NotFound, CommandError: see ``Membership.revoke``.
         """
-        member = await self._membership.revoke(prefix, self._runtime.clock.wall())
-        await self._sign()
+        # One at a time: of two lists that are made side by side, the older one could come last.
+        async with self._revoking:
+            member = await self._membership.revoke(prefix, self._runtime.clock.wall())
+            await self._sign()
         return member
 
     async def members(self) -> tuple[Member, ...]:

@@ -74,7 +74,7 @@ async def start_tracker(home: Path, nursery: trio.Nursery, patch: pytest.MonkeyP
         init(self, path, given)
 
     patch.setattr(ControlServer, "__init__", remember)
-    config = TrackerConfig(home=home, listen="127.0.0.1:0", http=None, heartbeat_seconds=0.5, mdns=False)
+    config = TrackerConfig(home=home, listen="127.0.0.1:0", http=None, heartbeat_seconds=5.0, mdns=False)
 
     async def start(task_status: trio.TaskStatus[dict[str, str | None]] = trio.TASK_STATUS_IGNORED) -> None:
         await app.run(config, replace(real_runtime(), clock=clock), find_own_hosts=tuple, task_status=task_status)

@@ -76,7 +76,7 @@ async def test_a_heartbeat_is_answered_with_the_interval_and_whether_the_invento
     credentials = await world.member("ada")
     async with link_to(credentials, world.address) as link:
         answer = await ask(link, replace(beat(epoch=3, sequence=2), number=7), m.HeartbeatAnswer)
-        assert (answer.number, answer.interval_milliseconds, answer.inventory_wanted) == (7, 500, True)
+        assert (answer.number, answer.interval_milliseconds, answer.inventory_wanted) == (7, 5000, True)
         link.post(said(epoch=3, sequence=2))
         answer = await ask(link, replace(beat(epoch=3, sequence=2), number=8), m.HeartbeatAnswer)
         assert (answer.number, answer.inventory_wanted) == (8, False)
