@@ -53,7 +53,13 @@ class SqliteDatabase:
             try:
                 connection = apsw.Connection(str(path), vfs=vfs)
                 connection.set_busy_timeout(int(BUSY_SECONDS_MAX * 1000))
-                connection.execute("PRAGMA journal_mode=WAL")
+                if vfs is not None:
+                    # A file system without shared memory: one connection alone can do without.
+                    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                # Where it cannot, SQLite keeps another mode without a word, and synchronous=FULL promises less there.
+                (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+                if mode != "wal":
+                    raise apsw.CantOpenError(f"no write-ahead log on this file system (journal_mode={mode})")
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute("PRAGMA foreign_keys=ON")
                 # All DDL at once, so that a crash leaves all tables or none.
