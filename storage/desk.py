@@ -24,9 +24,9 @@ from storage.admission import CODE_BUSY, CODE_NO_SPACE, CODE_REFUSED, Refusal, S
 from storage.backends.base import Backend
 from storage.holdings import StorageHoldings
 from storage.intake import Intake
-from storage.jobs import Job
+from storage.jobs import NAMES_PER_CLAIM_MAX, Job
 from storage.ledger import Ledger
-from storage.possession import NONCE_BYTES, SEED_BYTES, Challenges
+from storage.possession import NONCE_BYTES, SEED_BYTES, Challenge, Challenges
 from storage.recovery import lose
 from storage.reports import sentence
 from storage.room import Room
@@ -40,10 +40,10 @@ MANIFEST_SECONDS_MAX = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """A proposal that was answered "new"; its manifest is on the way."""
+    """Proposals of one node that were answered "new"; the manifest is on the way."""
 
     link: Link
-    name: str
+    names: tuple[str, ...]
     size_bytes: int
     expires_at: float
 
@@ -107,7 +107,7 @@ class Desk:
     async def _propose(self, link: Link, propose: m.Propose) -> None:
         node, tag = link.peer.node, propose.tag
         async with self._intake.turns.of(tag):
-            answer = answer_to(propose, await self._situation(node, tag))
+            answer = answer_to(propose, await self._situation(node, propose))
             try:
                 if answer is m.DeskState.PARTLY:
                     await self._join_job(node, propose)
@@ -135,7 +135,8 @@ class Desk:
             # After the answer: the first thing an uploader hears of a job is whether it has one.
             self._intake.join(link, tag)
 
-    async def _situation(self, node: NodeId, tag: Tag) -> Situation:
+    async def _situation(self, node: NodeId, propose: m.Propose) -> Situation:
+        tag = propose.tag
         self._expire()
         free_bytes = await self._room.free_bytes() + self._room.promised(tag)
         # From here on nothing waits: what is decided is true when it is carried out.
@@ -150,7 +151,7 @@ class Desk:
             job_live=live is not None,
             job_rests=resting is not None,
             job_has_room=resting is not None and bool(resting.job.durable),
-            claims_full=live is not None and not live.job.may_claim(node),
+            claims_full=live is not None and not live.job.may_claim(node, propose.name),
             free_bytes=free_bytes,
             node_jobs=jobs,
             node_jobs_max=self._node_jobs_max,
@@ -162,13 +163,17 @@ class Desk:
             await self._intake.claim(entry, node, propose.name)
         else:
             resting = self._shelf.resting[propose.tag]
-            await self._intake.open_job(resting.job.manifest, node, propose.name)
+            await self._intake.open_job(resting.job.manifest, node, (propose.name,))
 
     def _expect(self, link: Link, propose: m.Propose) -> None:
         key = (link.peer.node, propose.tag)
-        self._expected.pop(key, None)
+        earlier = self._expected.pop(key, None)
+        names = dict.fromkeys((*(earlier.names if earlier is not None else ()), propose.name))
         self._expected[key] = _Expected(
-            link, propose.name, propose.size_bytes, self._runtime.clock.monotonic() + MANIFEST_SECONDS_MAX
+            link,
+            tuple(names)[-NAMES_PER_CLAIM_MAX:],
+            propose.size_bytes,
+            self._runtime.clock.monotonic() + MANIFEST_SECONDS_MAX,
         )
         self._room.promise(propose.tag, propose.size_bytes)
 
@@ -198,7 +203,7 @@ class Desk:
                 manifest = await self._runtime.run_sync(Manifest.checked, tag, message.size_bytes, message.digests)
                 if manifest.size_bytes != expected.size_bytes:
                     raise IntegrityError(f"{expected.size_bytes} bytes were proposed, not {manifest.size_bytes}")
-                await self._open(link, manifest, expected.name)
+                await self._open(link, manifest, self._expected.get((node, tag), expected).names)
             except (IntegrityError, StorageFull) as error:
                 log.warning("job not opened", tag=str(tag), node=node, reason=str(error))
                 link.post(
@@ -209,16 +214,18 @@ class Desk:
                     self._forget_expected((node, tag))
         self._intake.join(link, tag)
 
-    async def _open(self, link: Link, manifest: Manifest, name: str) -> None:
+    async def _open(self, link: Link, manifest: Manifest, names: tuple[str, ...]) -> None:
         """Open the job; somebody else may have opened or even finished it since "new" was said."""
         node, tag = link.peer.node, manifest.tag
         entry = self._shelf.live.get(tag)
         if tag in self._shelf.stored:
             link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=False, reason=""))
         elif entry is None:
-            await self._intake.open_job(manifest, node, name)
-        elif entry.job.may_claim(node):
-            await self._intake.claim(entry, node, name)
+            await self._intake.open_job(manifest, node, names)
+        else:
+            for name in names:
+                if entry.job.may_claim(node, name):
+                    await self._intake.claim(entry, node, name)
 
     # --- Proof ---
 
@@ -251,13 +258,12 @@ class Desk:
 
     async def _proof(self, link: Link, proof: m.Proof) -> None:
         node, tag = link.peer.node, proof.tag
-        challenge = self._challenges.redeem(node, tag, self._runtime.clock.monotonic())
-        if challenge is None:
-            self._refuse(link, proof.request, CODE_REFUSED, "no challenge is open for this; propose again")
-            return
+        asked: dict[Challenge, list[bytes]] = {}
         try:
-            async with await self._backend.open(tag) as opened:
-                pieces = await opened.read_ranges([(span.offset, span.length) for span in challenge.ranges])
+            for challenge in self._challenges.open_for(node, tag, self._runtime.clock.monotonic()):
+                async with await self._backend.open(tag) as opened:
+                    ranges = [(span.offset, span.length) for span in challenge.ranges]
+                    asked[challenge] = await opened.read_ranges(ranges)
         except ChunkMissing as error:
             async with self._intake.turns.of(tag):
                 await self._lose(tag, str(error))
@@ -266,19 +272,19 @@ class Desk:
         except StorageUnavailable as error:
             self._refuse(link, proof.request, CODE_BUSY, f"the store does not answer: {error}; propose again")
             return
-        if not challenge.accepts(proof.digest, pieces):
-            log.warning("possession proof failed", tag=str(tag), node=node)
-            self._refuse(link, proof.request, CODE_REFUSED, "your answer does not show that you have this file")
+        granted = self._challenges.redeem(proof.digest, asked, self._runtime.clock.monotonic())
+        if granted is None:
+            log.warning("possession proof failed", tag=str(tag), node=node, challenges=len(asked))
+            reason = "your answer does not show that you have this file" if asked else "no challenge is open for this"
+            self._refuse(link, proof.request, CODE_REFUSED, f"{reason}; propose again")
             return
         try:
             async with self._intake.turns.of(tag):
-                self._shelf.put_stored(
-                    await self._ledger.add_name(tag, node, challenge.name, self._runtime.clock.wall())
-                )
+                self._shelf.put_stored(await self._ledger.add_name(tag, node, granted.name, self._runtime.clock.wall()))
         except StorageFull as error:
             self._refuse(link, proof.request, CODE_NO_SPACE, f"no room: {error}")
             return
-        log.info("stored already, possession proven", tag=str(tag), node=node, name=challenge.name)
+        log.info("stored already, possession proven", tag=str(tag), node=node, name=granted.name)
         link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=True, reason=""))
 
     async def _lose(self, tag: Tag, reason: str) -> None:

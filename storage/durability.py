@@ -71,7 +71,7 @@ class Durability:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            groups = {entry: entry.pending for entry in self._waiting if entry.job.live}
+            groups = {entry: entry.pending for entry in self._waiting if entry.working}
             self._waiting.clear()
             for entry in groups:
                 entry.pending = {}
@@ -86,11 +86,11 @@ class Durability:
                 syncs.start_soon(self._sync, entry, limit, failures, name=f"sync {entry.tag.root.hex()[:8]}")
         if failures:
             raise failures[0]
-        # A job that ended meanwhile has no file any more that these chunks could be durable in.
-        groups = {entry: pending for entry, pending in groups.items() if entry.job.live}
+        # Of a job that was ended meanwhile nobody knows whether its file was still open for the sync.
+        groups = {entry: pending for entry, pending in groups.items() if entry.working}
         await self._write([_with(entry.job, pending) for entry, pending in groups.items()])
         for entry, pending in groups.items():
-            if entry.job.live:
+            if entry.working:
                 entry.job.acknowledge(pending, _sums(pending))
                 entry.moved_at = self._runtime.clock.wall()
                 self._acknowledged(entry, sorted(pending))
@@ -101,7 +101,7 @@ class Durability:
                 async with entry.spool.use() as spool:
                     await spool.sync()
             except ChunkMissing:
-                return  # The job has just ended and closed its file; it is left out below.
+                return  # The job has just ended and closed its file; it is left out afterwards.
             except StorageBroken as error:
                 # Handed over by hand: a nursery would wrap it into a group.
                 failures.append(error)

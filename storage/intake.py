@@ -13,7 +13,7 @@ until there is room; a failed fsync ends the process. Who may open a job, and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -84,7 +84,7 @@ class Intake:
 
     # --- opening ---
 
-    async def open_job(self, manifest: Manifest, node: NodeId, name: str) -> LiveJob:
+    async def open_job(self, manifest: Manifest, node: NodeId, names: Sequence[str]) -> LiveJob:
         """Open a job that ``node`` claims, or one that rests. The caller has its turn.
 
         Raises:
@@ -93,14 +93,15 @@ class Intake:
         tag = manifest.tag
         spool = await self._open_spool(manifest)
         try:
-            await self._ledger.open_job(manifest, node, name, self._runtime.clock.wall())
+            await self._ledger.open_job(manifest, node, names, self._runtime.clock.wall())
         except StorageFull:
             await spool.aclose()
             if tag not in self._shelf.resting:
                 await self.remove_spool(tag)
             raise
         job = self._shelf.resting[tag].job if tag in self._shelf.resting else Job(manifest)
-        job.claim(node, name)
+        for name in names:
+            job.claim(node, name)
         return self._begin(job, spool)
 
     async def resume(self, job: Job) -> None:
@@ -178,7 +179,7 @@ class Intake:
             self._reporter.moved(entry)
 
     async def claim(self, entry: LiveJob, node: NodeId, name: str) -> None:
-        """``node`` wants a live job's file too. The caller has the tag's turn."""
+        """``node`` wants a live job's file, under ``name``. The caller has the tag's turn."""
         await self._ledger.claim(entry.tag, node, name)
         entry.job.claim(node, name)
         self._reporter.turned(entry)

@@ -5,9 +5,10 @@
      │  └──── rotten chunks ───────────┘
      └── proposed again ── cancelled (the last uploader withdrew) | failed (the store refused)
 
-Who *claims* a job (its uploaders, each with the name it wants) and who has *delivered* for it are kept apart: a claim
-is a word, a delivery is bytes that matched their digests. Only who delivered a chunk's worth is granted the file when
-it is stored; the others propose again and are challenged (storage/possession.py).
+Who *claims* a job (its uploaders, each with the names it wants: a folder may hold the same bytes twice) and who has
+*delivered* for it are kept apart: a claim is a word, a delivery is bytes that matched their digests. Only who delivered
+a chunk's worth is granted the file when it is stored; the others propose again and are challenged
+(storage/possession.py).
 
 What is durable is said from outside (``acknowledge``); that it really is, storage/intake.py and storage/ledger.py see
 to. "committing" is not kept in the ledger: after a crash an open job with all chunks commits again.
@@ -35,6 +36,8 @@ MOVES: dict[JobState, frozenset[JobState]] = {
 LIVE = frozenset((JobState.OPEN, JobState.COMMITTING))
 # More people than this do not put one file at one time; later ones are told to come again.
 CLAIMS_MAX = PUSHED_NODES_MAX
+# The same bytes under so many names at once; further ones are proposed again when the job has ended.
+NAMES_PER_CLAIM_MAX = 64
 
 
 def bytes_in(layout: Layout, chunks: Bitmap) -> int:
@@ -70,14 +73,16 @@ class Job:
         state: JobState = JobState.OPEN,
         reason: str = "",
         durable: Bitmap | None = None,
-        claims: Mapping[NodeId, str] | None = None,
+        claims: Iterable[tuple[NodeId, str]] = (),
         pushed: Mapping[NodeId, int] | None = None,
     ) -> None:
         self.manifest = manifest
         self.state = state
         self.reason = reason  # why it ended, or why it does not move
         self.durable = Bitmap(manifest.layout.chunks) if durable is None else durable.copy()
-        self._claims: dict[NodeId, str] = dict(claims or {})
+        self._claims: dict[NodeId, tuple[str, ...]] = {}
+        for node, name in claims:
+            self._claims[node] = (*self._claims.get(node, ()), name)
         self._pushed: dict[NodeId, int] = dict(pushed or {})
 
     @property
@@ -93,12 +98,17 @@ class Job:
     @property
     def name(self) -> str:
         """The first name anybody wants it to have; empty when nobody wants one."""
-        return next((name for name in self._claims.values() if name), "")
+        return next((name for _, name in self.claims if name), "")
 
     @property
-    def uploaders(self) -> Mapping[NodeId, str]:
-        """Who claims it, with the name each wants, in the order of the claims."""
+    def uploaders(self) -> Mapping[NodeId, tuple[str, ...]]:
+        """Who claims it, with the names each wants, in the order of the claims."""
         return self._claims
+
+    @property
+    def claims(self) -> tuple[tuple[NodeId, str], ...]:
+        """All claims one by one: who, and under which name (maybe none: empty)."""
+        return tuple((node, name) for node, names in self._claims.items() for name in names)
 
     @property
     def pushed(self) -> Mapping[NodeId, int]:
@@ -112,25 +122,32 @@ class Job:
 
     def grants(self) -> tuple[tuple[NodeId, str], ...]:
         """Return the uploaders that are granted the file when it is stored, with their names."""
-        return tuple((node, name) for node, name in self._claims.items() if self.proven(node))
+        return tuple((node, name) for node, name in self.claims if self.proven(node))
 
     # --- who wants it ---
 
-    def may_claim(self, node: NodeId) -> bool:
-        """Whether there is room for a claim of ``node``."""
-        return not self.live or node in self._claims or len(self._claims) < CLAIMS_MAX
+    def may_claim(self, node: NodeId, name: str) -> bool:
+        """Whether there is room for this claim."""
+        names = self._claims.get(node)
+        if not self.live:
+            return True
+        if names is None:
+            return len(self._claims) < CLAIMS_MAX
+        return name in names or len(names) < NAMES_PER_CLAIM_MAX
 
     def claim(self, node: NodeId, name: str) -> None:
-        """``node`` wants this stored under ``name``; its latest word counts. A job that had ended opens again, without
-        those who claimed it then."""
-        assert self.may_claim(node)
+        """``node`` wants this stored under ``name`` (too). A job that had ended opens again, without those who claimed
+        it then."""
+        assert self.may_claim(node, name)
         if not self.live:
             self._move(JobState.OPEN)
             self._claims.clear()
-        self._claims[node] = name
+        names = self._claims.get(node, ())
+        if name not in names:
+            self._claims[node] = (*names, name)
 
     def withdraw(self, node: NodeId) -> bool:
-        """``node`` no longer wants it. Return whether that ended the job: the last word cancels an open one.
+        """``node`` no longer wants it, under any name. Return whether that ended the job: the last one's word cancels.
 
         A job that is being committed has all its bytes already and becomes stored.
         """

@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS claims (
     tag BLOB NOT NULL REFERENCES jobs (tag) ON DELETE CASCADE,
     node TEXT NOT NULL,
     name TEXT NOT NULL,
-    UNIQUE (tag, node)
+    UNIQUE (tag, node, name)
 );
 
 CREATE TABLE IF NOT EXISTS contributions (
@@ -144,7 +144,7 @@ class Ledger:
 
     # --- jobs ---
 
-    async def open_job(self, manifest: Manifest, node: NodeId, name: str, now: float) -> None:
+    async def open_job(self, manifest: Manifest, node: NodeId, names: Sequence[str], now: float) -> None:
         """A job for ``manifest``, claimed by ``node``; one that ended unfinished opens again with what it had."""
         tag = manifest.tag.to_bytes()
         empty = Bitmap(manifest.layout.chunks).to_bytes()
@@ -156,12 +156,13 @@ class Ledger:
                 (tag, manifest.size_bytes, empty, int(now)),
             )
             cursor.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?)", (tag, manifest.joined_digests()))
-            _claim(cursor, tag, node, name)
+            for name in names:
+                _claim(cursor, tag, node, name)
 
         await self._database.transaction(work)
 
     async def claim(self, tag: Tag, node: NodeId, name: str) -> None:
-        """``node`` wants this too."""
+        """``node`` wants this under ``name`` (too)."""
         await self._database.transaction(lambda cursor: _claim(cursor, tag.to_bytes(), node, name))
 
     async def withdraw(self, tag: Tag, node: NodeId) -> None:
@@ -319,11 +320,7 @@ class Ledger:
 
 
 def _claim(cursor: Any, key: bytes, node: NodeId, name: str) -> None:
-    cursor.execute(
-        "INSERT INTO claims (tag, node, name) VALUES (?, ?, ?)"
-        " ON CONFLICT (tag, node) DO UPDATE SET name = excluded.name",
-        (key, node, name),
-    )
+    cursor.execute("INSERT OR IGNORE INTO claims (tag, node, name) VALUES (?, ?, ?)", (key, node, name))
 
 
 def _name(cursor: Any, key: bytes, node: NodeId, name: str, now: int) -> set[bytes]:
@@ -376,7 +373,7 @@ def _kept(cursor: Any, row: tuple[bytes, int, str, str, bytes, int, bytes]) -> K
     key, size_bytes, state, reason, durable, moved_at, digests = row
     tag = Tag.from_bytes(key)
     claims = cursor.execute("SELECT node, name FROM claims WHERE tag = ? ORDER BY position", (key,))
-    named = {NodeId(node): name for node, name in claims}
+    named = [(NodeId(node), name) for node, name in claims]
     pushed = cursor.execute("SELECT node, bytes_pushed FROM contributions WHERE tag = ? ORDER BY node", (key,))
     given = {NodeId(node): count for node, count in pushed}
     try:

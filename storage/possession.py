@@ -6,6 +6,9 @@ a file and never reads a clock: bytes and ``now`` are handed in. What the digest
 A tag is not a right to claim. 512 random ranges of 1 KiB catch who lacks 10 % of the bytes all but 4e-24 of the time;
 a file of at most 512 KiB is asked for whole. Fresh nonce and node id make every answer useless anywhere else.
 
+A node may have several challenges about one file open: a folder holds the same bytes under two names, and both are put
+at once. A right answer uses up the one it fits, a wrong one all of that node and file.
+
 Considered: keeping challenges per link instead of per node and tag. A node that reconnects between question and
 answer would have to start over, and one that opens many links could hold many challenges.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from exchange.possession import proof_digest
@@ -63,7 +66,7 @@ def ranges_of(size_bytes: int, seed: bytes) -> tuple[Range, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Challenge:
     """What was asked of ``node`` about ``tag``; ``name`` is what it wants the file to be called."""
 
@@ -81,7 +84,7 @@ class Challenge:
 
 
 class Challenges:
-    """All open challenges: one per node and tag, single use, expiring, bounded per node and in all."""
+    """All open challenges: single use, expiring, bounded for each node and in all."""
 
     def __init__(
         self,
@@ -94,8 +97,7 @@ class Challenges:
         self._per_node_max = per_node_max
         self._total_max = total_max
         # Oldest first: every challenge lives equally long, so the first ones are those that expire first.
-        self._open: dict[tuple[NodeId, Tag], Challenge] = {}
-        self._per_node: dict[NodeId, int] = {}
+        self._open: dict[Challenge, None] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -103,34 +105,42 @@ class Challenges:
     def issue(
         self, node: NodeId, tag: Tag, name: str, size_bytes: int, *, nonce: bytes, seed: bytes, now: float
     ) -> Challenge | None:
-        """Return a new challenge, replacing an older one for the same node and tag; None when there are too many."""
+        """Return a new challenge, replacing one for the same node, tag and name; None when there are too many."""
         assert len(nonce) == NONCE_BYTES and len(seed) == SEED_BYTES
         self.expire(now)
-        self._take(node, tag)
-        if len(self._open) >= self._total_max or self._per_node.get(node, 0) >= self._per_node_max:
+        for challenge in self.open_for(node, tag, now):
+            if challenge.name == name:
+                del self._open[challenge]
+        if len(self._open) >= self._total_max or sum(one.node == node for one in self._open) >= self._per_node_max:
             return None
         challenge = Challenge(node, tag, name, nonce, ranges_of(size_bytes, seed), now + self._seconds_max)
-        self._open[node, tag] = challenge
-        self._per_node[node] = self._per_node.get(node, 0) + 1
+        self._open[challenge] = None
         return challenge
 
-    def redeem(self, node: NodeId, tag: Tag, now: float) -> Challenge | None:
-        """Take the challenge of that node and tag out, whatever the answer will be worth; None: there is none (now)."""
+    def open_for(self, node: NodeId, tag: Tag, now: float) -> tuple[Challenge, ...]:
+        """Return what was asked of that node about that file and is not answered yet. They stay open."""
         self.expire(now)
-        return self._take(node, tag)
+        return tuple(challenge for challenge in self._open if (challenge.node, challenge.tag) == (node, tag))
+
+    def redeem(self, digest: bytes, asked: Mapping[Challenge, Sequence[bytes]], now: float) -> Challenge | None:
+        """Take out the one of ``asked`` (with our own bytes of its ranges) that ``digest`` answers, and return it.
+
+        None: it answers none that is open; all of ``asked`` are used up then.
+        """
+        self.expire(now)
+        still_open = [challenge for challenge in asked if challenge in self._open]
+        for challenge in still_open:
+            if challenge.accepts(digest, asked[challenge]):
+                del self._open[challenge]
+                return challenge
+        for challenge in still_open:
+            del self._open[challenge]
+        return None
 
     def expire(self, now: float) -> None:
         """Forget what nobody answered in time."""
         while self._open:
-            key, oldest = next(iter(self._open.items()))
+            oldest = next(iter(self._open))
             if oldest.expires_at > now:
                 return
-            self._take(*key)
-
-    def _take(self, node: NodeId, tag: Tag) -> Challenge | None:
-        challenge = self._open.pop((node, tag), None)
-        if challenge is not None:
-            self._per_node[node] -= 1
-            if not self._per_node[node]:
-                del self._per_node[node]
-        return challenge
+            del self._open[oldest]

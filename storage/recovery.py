@@ -115,7 +115,7 @@ async def _commit_again(runtime: Runtime, ledger: Ledger, backend: Backend, job:
 
 def _emptied(job: Job) -> Job:
     reason = job.reason if job.state is not JobState.OPEN else ""
-    return Job(job.manifest, state=job.state, reason=reason, claims=job.uploaders)
+    return Job(job.manifest, state=job.state, reason=reason, claims=job.claims)
 
 
 def _spool_sizes(runtime: Runtime, folder: Path) -> dict[str, int]:

@@ -46,6 +46,11 @@ class LiveJob:
         return self.job.tag
 
     @property
+    def working(self) -> bool:
+        """Whether this is (still) what works on the job. The same job may be opened again after its end, by another."""
+        return self.job.live and not self.scope.cancel_called and not self.ended.is_set()
+
+    @property
     def safe(self) -> bool:
         """Whether all uploaders may leave: each chunk is durable, or offered by somebody who is none of them.
 

@@ -32,7 +32,7 @@ class JobMachine(RuleBasedStateMachine):
         self.job = Job(manifest(size))
         self.state = JobState.OPEN
         self.durable: set[int] = set()
-        self.claims: dict[NodeId, str] = {}
+        self.claims: dict[NodeId, list[str]] = {}
         self.given: dict[NodeId, int] = {}
 
     @property
@@ -45,7 +45,8 @@ class JobMachine(RuleBasedStateMachine):
         if self.state not in LIVE:
             self.state = JobState.OPEN
             self.claims = {}
-        self.claims[node] = name
+        if name not in self.claims.setdefault(node, []):
+            self.claims[node].append(name)
         self.job.claim(node, name)
 
     @rule(node=nodes)
@@ -107,14 +108,14 @@ class JobMachine(RuleBasedStateMachine):
         shot = self.job.snapshot()
         assert self.job.state is self.state
         assert set(self.job.durable) == self.durable
-        assert dict(self.job.uploaders) == self.claims
+        assert {node: list(names) for node, names in self.job.uploaders.items()} == self.claims
         assert shot.bytes_stored == sum(layout.bytes_of(chunk) for chunk in self.durable)
         assert {pushed.node: pushed.bytes_pushed for pushed in shot.pushed} == self.given
         enough = min(layout.chunk_bytes, layout.size_bytes)
         assert self.job.grants() == tuple(
-            (node, name) for node, name in self.claims.items() if self.given.get(node, 0) >= enough
+            (node, name) for node, names in self.claims.items() for name in names if self.given.get(node, 0) >= enough
         )
-        assert shot.name == next((name for name in self.claims.values() if name), "")
+        assert shot.name == next((name for names in self.claims.values() for name in names if name), "")
 
     @invariant()
     def what_is_stored_was_durable_as_a_whole(self) -> None:

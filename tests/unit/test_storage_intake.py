@@ -87,6 +87,53 @@ async def test_two_who_put_the_same_file_share_one_job(autojump_clock: MockClock
         assert set(storage.shelf.stored[TAG].names) == {"a", "b"}
 
 
+async def test_one_file_under_two_names_is_sent_once_and_has_both(autojump_clock: MockClock, site: Site) -> None:
+    async with site.storage() as storage, site.uploader() as anna:
+        link = await anna.dial()
+        manifest = anna.has(DATA)
+        for name in ("one", "two"):  # two puts at once: both hear "new"
+            answer = await anna.propose(link, TAG, len(DATA), name)
+            assert isinstance(answer, m.DeskAnswer) and answer.state is m.DeskState.NEW
+        anna.send_manifest(link, manifest)
+        anna.send_manifest(link, manifest)
+        await eventually(lambda: TAG in storage.shelf.live)
+        answer = await anna.propose(link, TAG, len(DATA), "three")
+        assert isinstance(answer, m.DeskAnswer) and answer.state is m.DeskState.PARTLY
+        anna.engine.offer(link, TAG)
+        assert (await anna.wait_closed(TAG)).proven
+        assert sorted(storage.shelf.stored[TAG].names) == ["one", "three", "two"]
+        challenges = [await anna.propose(link, TAG, len(DATA), name) for name in ("four", "five")]
+        for challenge in challenges:
+            assert isinstance(challenge, m.DeskAnswer)
+            said = await anna.prove(link, challenge, DATA)
+            assert isinstance(said, m.JobClosed) and said.proven
+        assert {"four", "five"} <= set(storage.shelf.stored[TAG].names)
+        assert len(anna.requests) == len(set(anna.requests))
+
+
+async def test_a_job_that_is_cancelled_and_put_again_in_the_same_moment_acknowledges_nothing_unsynced(
+    autojump_clock: MockClock, site: Site
+) -> None:
+    async with site.storage() as storage, site.uploader() as anna:
+        link = await anna.dial()
+        anna.has(DATA)
+        for _ in range(20):
+            answer = await anna.propose(link, TAG, len(DATA), "a")
+            assert isinstance(answer, m.DeskAnswer)
+            if answer.state is m.DeskState.STORED:
+                break
+            if answer.state is m.DeskState.NEW:
+                anna.send_manifest(link, manifest_of(DATA))
+            anna.engine.offer(link, TAG)
+            await trio.sleep(0.001)
+            link.post(m.Withdraw(tag=TAG))
+        else:
+            anna.engine.offer(link, TAG)
+            await anna.propose(link, TAG, len(DATA), "a")
+        await eventually(lambda: TAG in storage.shelf.stored)
+        assert object_of(site).read_bytes() == DATA
+
+
 async def test_a_helper_delivers_too_and_hears_the_end_but_gets_no_name(autojump_clock: MockClock, site: Site) -> None:
     async with site.storage() as storage, site.uploader("anna") as anna, site.uploader("hugo") as hugo:
         await anna.begin_put(await anna.dial(), DATA, "a", chunks=[0, 1])

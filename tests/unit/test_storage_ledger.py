@@ -39,12 +39,12 @@ async def ledger(runtime: Runtime, tmp_path: Path) -> Any:
 
 
 async def store(ledger: Ledger, what: Manifest, node: NodeId, name: str, now: float) -> list[Any]:
-    await ledger.open_job(what, node, name, now)
+    await ledger.open_job(what, node, [name], now)
     return await ledger.store(what.tag, [(node, name)], now)
 
 
 async def test_a_job_comes_back_as_it_was_written(ledger: Ledger) -> None:
-    await ledger.open_job(A, ANNA, "one", 10.0)
+    await ledger.open_job(A, ANNA, ["one"], 10.0)
     await ledger.claim(A.tag, BEN, "two")
     await ledger.claim(A.tag, ANNA, "three")
     await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=Bitmap.of(3, [0, 2]), pushed={ANNA: 5, BEN: 7})], 12.5)
@@ -53,21 +53,21 @@ async def test_a_job_comes_back_as_it_was_written(ledger: Ledger) -> None:
     assert kept.job.manifest == A
     assert kept.job.state is JobState.OPEN
     assert list(kept.job.durable) == [0, 2]
-    assert list(kept.job.uploaders.items()) == [(ANNA, "three"), (BEN, "two")]
+    assert list(kept.job.uploaders.items()) == [(ANNA, ("one", "three")), (BEN, ("two",))]
     assert kept.job.pushed == {ANNA: 5, BEN: 7}
 
 
 async def test_one_transaction_acknowledges_chunks_of_many_jobs(ledger: Ledger) -> None:
     jobs = [manifest(str(number)) for number in range(50)]
     for job in jobs:
-        await ledger.open_job(job, ANNA, "", 1.0)
+        await ledger.open_job(job, ANNA, [""], 1.0)
     await ledger.acknowledge([Acknowledgement(tag=job.tag, durable=Bitmap.of(3, [1])) for job in jobs], 2.0)
     assert [list(kept.job.durable) for kept in await ledger.jobs()] == [[1]] * 50
 
 
 async def test_a_power_cut_after_the_answer_loses_nothing(ledger: Ledger, runtime: Runtime, tmp_path: Path) -> None:
     # The files as they are while the database is open: what a process that dies now leaves behind.
-    await ledger.open_job(A, ANNA, "name", 1.0)
+    await ledger.open_job(A, ANNA, ["name"], 1.0)
     for chunk in range(3):
         durable = Bitmap.of(3, range(chunk + 1))
         await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=durable, pushed={ANNA: chunk})], 2.0)
@@ -85,7 +85,7 @@ async def test_a_power_cut_after_the_answer_loses_nothing(ledger: Ledger, runtim
 async def test_a_torn_end_of_the_log_loses_only_what_was_not_answered(
     ledger: Ledger, runtime: Runtime, tmp_path: Path
 ) -> None:
-    await ledger.open_job(A, ANNA, "name", 1.0)
+    await ledger.open_job(A, ANNA, ["name"], 1.0)
     await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=Bitmap.of(3, [0]))], 2.0)
     answered = (tmp_path / "ledger.db-wal").stat().st_size
     await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=Bitmap.of(3, [0, 1]))], 3.0)
@@ -104,7 +104,7 @@ async def test_a_torn_end_of_the_log_loses_only_what_was_not_answered(
 async def test_a_transaction_that_fails_half_way_never_happened(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await ledger.open_job(A, ANNA, "name", 1.0)
+    await ledger.open_job(A, ANNA, ["name"], 1.0)
 
     def no_room(*_: Any) -> Any:
         raise StorageFull("in the middle")
@@ -115,23 +115,23 @@ async def test_a_transaction_that_fails_half_way_never_happened(
     assert await ledger.stored() == []
     (kept,) = await ledger.jobs()
     assert kept.job.state is JobState.OPEN
-    assert kept.job.uploaders == {ANNA: "name"}
+    assert kept.job.uploaders == {ANNA: ("name",)}
 
 
 async def test_a_cancelled_job_keeps_its_chunks_and_opens_again_without_its_old_claims(ledger: Ledger) -> None:
-    await ledger.open_job(A, ANNA, "old", 1.0)
+    await ledger.open_job(A, ANNA, ["old"], 1.0)
     await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=Bitmap.of(3, [1]))], 2.0)
     await ledger.end_job(A.tag, JobState.CANCELLED, "withdrawn", 3.0)
     (kept,) = await ledger.jobs()
     assert (kept.job.state, kept.job.reason, list(kept.job.durable)) == (JobState.CANCELLED, "withdrawn", [1])
-    await ledger.open_job(A, BEN, "new", 4.0)
+    await ledger.open_job(A, BEN, ["new"], 4.0)
     (kept,) = await ledger.jobs()
     assert (kept.job.state, kept.job.reason, list(kept.job.durable)) == (JobState.OPEN, "", [1])
-    assert kept.job.uploaders == {BEN: "new"}
+    assert kept.job.uploaders == {BEN: ("new",)}
 
 
 async def test_a_late_acknowledgement_does_not_touch_a_job_that_has_ended(ledger: Ledger) -> None:
-    await ledger.open_job(A, ANNA, "", 1.0)
+    await ledger.open_job(A, ANNA, [""], 1.0)
     await ledger.end_job(A.tag, JobState.CANCELLED, "", 2.0)
     await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=Bitmap.full(3))], 3.0)
     (kept,) = await ledger.jobs()
@@ -140,7 +140,7 @@ async def test_a_late_acknowledgement_does_not_touch_a_job_that_has_ended(ledger
 
 async def test_what_is_stored_is_no_job_and_cannot_be_opened_again(ledger: Ledger) -> None:
     (file,) = await store(ledger, A, ANNA, "name", 5.0)
-    await ledger.open_job(A, BEN, "other", 6.0)
+    await ledger.open_job(A, BEN, ["other"], 6.0)
     assert await ledger.jobs() == []
     assert await ledger.stored() == [file]
     assert (file.tag, file.size_bytes, file.names, file.since) == (A.tag, 3 * MIB, ("name",), 5)
@@ -200,7 +200,7 @@ async def test_what_was_lost_is_a_failed_job_without_chunks_until_it_is_put_agai
 
 
 async def test_a_forgotten_job_leaves_nothing_and_a_stored_one_cannot_be_forgotten(ledger: Ledger) -> None:
-    await ledger.open_job(A, ANNA, "", 1.0)
+    await ledger.open_job(A, ANNA, [""], 1.0)
     await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=Bitmap(3), pushed={ANNA: 1})], 1.0)
     await ledger.forget_job(A.tag)
     assert len(await ledger.jobs()) == 1, "an open job stays"
@@ -229,7 +229,7 @@ async def test_a_file_that_is_no_ledger_is_the_operators_to_mend(runtime: Runtim
 
 
 async def test_a_row_that_cannot_be_is_noticed(ledger: Ledger, runtime: Runtime, tmp_path: Path) -> None:
-    await ledger.open_job(A, ANNA, "", 1.0)
+    await ledger.open_job(A, ANNA, [""], 1.0)
     await ledger.aclose()
     database = await runtime.open_database(tmp_path / "ledger.db", "UPDATE jobs SET durable = x'ff'")
     await database.aclose()

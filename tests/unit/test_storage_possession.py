@@ -33,14 +33,19 @@ def manifest_of(data: bytes) -> Manifest:
 TAG = manifest_of(DATA).tag
 
 
-def issue(challenges: Challenges, who: NodeId = ANNA, now: float = 0.0, data: bytes = DATA) -> Challenge:
-    challenge = challenges.issue(who, TAG, "name", len(data), nonce=rng.randbytes(32), seed=rng.randbytes(32), now=now)
+def issue(challenges: Challenges, who: NodeId = ANNA, now: float = 0.0, name: str = "name") -> Challenge:
+    challenge = challenges.issue(who, TAG, name, len(DATA), nonce=rng.randbytes(32), seed=rng.randbytes(32), now=now)
     assert challenge is not None
     return challenge
 
 
 def pieces_of(challenge: Challenge, data: bytes) -> list[bytes]:
     return [data[span.offset : span.offset + span.length] for span in challenge.ranges]
+
+
+def redeem(challenges: Challenges, digest: bytes, who: NodeId = ANNA, now: float = 1.0) -> Challenge | None:
+    asked = {challenge: pieces_of(challenge, DATA) for challenge in challenges.open_for(who, TAG, now)}
+    return challenges.redeem(digest, asked, now)
 
 
 def answer(challenge: Challenge, data: bytes, who: NodeId = ANNA) -> bytes:
@@ -65,9 +70,7 @@ def test_a_large_file_is_asked_for_in_distinct_ranges_within_it(size: int) -> No
 def test_who_has_the_file_passes() -> None:
     challenges = Challenges()
     challenge = issue(challenges)
-    redeemed = challenges.redeem(ANNA, TAG, 1.0)
-    assert redeemed is challenge
-    assert challenge.accepts(answer(challenge, DATA), pieces_of(challenge, DATA))
+    assert redeem(challenges, answer(challenge, DATA)) is challenge
 
 
 def test_who_has_only_the_digests_gets_nothing_in_a_hundred_thousand_tries() -> None:
@@ -99,17 +102,32 @@ def test_who_has_nine_tenths_of_the_bytes_fails_every_time() -> None:
 
 def test_an_answer_counts_once() -> None:
     challenges = Challenges()
-    issue(challenges)
-    assert challenges.redeem(ANNA, TAG, 1.0) is not None
-    assert challenges.redeem(ANNA, TAG, 1.0) is None
+    right = answer(issue(challenges), DATA)
+    assert redeem(challenges, right) is not None
+    assert redeem(challenges, right) is None
 
 
-def test_a_wrong_answer_uses_the_challenge_up_too() -> None:
+def test_an_answer_counts_once_also_when_it_comes_twice_at_the_same_time() -> None:
     challenges = Challenges()
     challenge = issue(challenges)
-    taken = challenges.redeem(ANNA, TAG, 1.0)
-    assert taken is not None and not taken.accepts(bytes(32), pieces_of(challenge, DATA))
-    assert challenges.redeem(ANNA, TAG, 1.0) is None
+    asked = {challenge: pieces_of(challenge, DATA)}
+    right = answer(challenge, DATA)
+    assert [challenges.redeem(right, asked, 1.0), challenges.redeem(right, asked, 1.0)] == [challenge, None]
+
+
+def test_a_wrong_answer_uses_up_every_challenge_about_that_file() -> None:
+    challenges = Challenges()
+    open_ones = [issue(challenges), issue(challenges, name="other")]
+    assert redeem(challenges, bytes(32)) is None
+    assert [redeem(challenges, answer(one, DATA)) for one in open_ones] == [None, None]
+
+
+def test_the_same_file_under_two_names_is_proven_twice() -> None:
+    challenges = Challenges()
+    one, other = issue(challenges, name="one"), issue(challenges, name="other")
+    assert redeem(challenges, answer(other, DATA)) is other
+    assert redeem(challenges, answer(one, DATA)) is one
+    assert len(challenges) == 0
 
 
 def test_an_old_answer_does_not_fit_a_new_challenge() -> None:
@@ -123,13 +141,15 @@ def test_the_answer_of_another_node_does_not_fit() -> None:
     challenges = Challenges()
     challenge = issue(challenges, EVE)
     assert not challenge.accepts(answer(challenge, DATA, ANNA), pieces_of(challenge, DATA))
-    assert challenges.redeem(ANNA, TAG, 1.0) is None
+    assert redeem(challenges, answer(challenge, DATA, ANNA), EVE) is None
+    assert challenges.open_for(ANNA, TAG, 1.0) == ()
 
 
 def test_a_challenge_expires() -> None:
     challenges = Challenges()
-    issue(challenges)
-    assert challenges.redeem(ANNA, TAG, CHALLENGE_SECONDS_MAX) is None
+    challenge = issue(challenges)
+    right, asked = answer(challenge, DATA), {challenge: pieces_of(challenge, DATA)}
+    assert challenges.redeem(right, asked, CHALLENGE_SECONDS_MAX) is None
     assert len(challenges) == 0
 
 
