@@ -138,8 +138,6 @@ class Desk:
         with self._watching(link, put, manifest) as (watch, words):
             for _ in range(ROUNDS_MAX):
                 answer = await self._propose(watch, words)
-                if isinstance(answer, m.JobClosed):
-                    return answer
                 closed: m.JobClosed | None
                 if answer.state is m.DeskState.STORED:
                     closed = await self._prove(watch, words, answer)
@@ -151,7 +149,7 @@ class Desk:
                     return closed
             raise StorageUnavailable(f"{link.peer.node[:8]} closes the job again and again without granting it")
 
-    async def _propose(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word]) -> m.DeskAnswer | m.JobClosed:
+    async def _propose(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word]) -> m.DeskAnswer:
         tag, put = watch.manifest.tag, watch.put
         request = self._request(watch)
         watch.link.post(m.Propose(request=request, tag=tag, size_bytes=watch.manifest.size_bytes, name=put.name))
@@ -165,10 +163,10 @@ class Desk:
                         return word
                     case m.Failure() if word.request == request:
                         raise _refusal(word)
-                    case m.JobClosed() if word.state is m.JobState.STORED and word.proven:
-                        return word
                     case _:
-                        pass  # About an earlier round.
+                        # About an earlier round, or about another put of the same bytes: the name we propose now is
+                        # only granted in answer to this proposal.
+                        pass
 
     async def _prove(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word], answer: m.DeskAnswer) -> m.JobClosed:
         tag = watch.manifest.tag
