@@ -236,6 +236,7 @@ async def test_nobody_is_ordered_who_cannot_help(world: World) -> None:
             heard = await next_message(link, m.Order, m.NodesAnswer)
             assert not isinstance(heard, m.Order)
         storage.post(update(state=m.JobState.COMMITTING))
+        await settled(storage)
         one.post(beat(sequence=1, paused=False))
         one.post(m.ListNodes(request=999, after=None))
         heard = await next_message(one, m.Order, m.NodesAnswer)
