@@ -48,9 +48,8 @@ LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(slots=True)
 class _Knocks:
-    """What came of dialling one address."""
+    """What came of dialling one address: how often in a row in vain, since when, and when last."""
 
-    known: bool = False  # the node we were sent to answered there once
     failures: int = 0
     first_at: float = 0.0
     last_at: float = 0.0
@@ -62,7 +61,9 @@ class KnockBudget:
     def __init__(self, now: float) -> None:
         self._tokens = DIALS_BURST
         self._filled_at = now
+        # Where a node has proven itself.
         self._addresses: OrderedDict[tuple[NodeId, str], _Knocks] = OrderedDict()
+        # Where nobody has proven himself: counted by address alone, whoever we were sent to.
         self._hosts: OrderedDict[str, _Knocks] = OrderedDict()
 
     def wait_seconds(self, now: float) -> float:
@@ -78,10 +79,9 @@ class KnockBudget:
     def may_dial(self, node: NodeId, address: str, now: float) -> bool:
         """Whether ``address`` may be dialled to find ``node``, as far as that address is concerned."""
         proven = self._addresses.get((node, address))
-        if proven is not None and proven.known:
+        if proven is not None:
             pause = min(KNOWN_PAUSE_SECONDS_MAX, KNOWN_PAUSE_SECONDS_FIRST * 2 ** min(proven.failures, 10))
             return proven.failures == 0 or now - proven.last_at >= pause
-        # Counted by address alone: other names for the same door are no further tries.
         strange = self._hosts.get(address)
         if strange is None or now - strange.first_at >= STRANGE_SECONDS:
             return True
@@ -94,17 +94,24 @@ class KnockBudget:
 
     def opened(self, node: NodeId, address: str) -> None:
         """``node`` proved itself at ``address``."""
-        self._remember(self._addresses, (node, address), _Knocks(known=True))
+        self._remember(self._addresses, (node, address), _Knocks())
         self._hosts.pop(address, None)
 
-    def failed(self, node: NodeId, address: str, now: float, *, strange: bool) -> None:
-        """Nobody answered at ``address``, or (``strange``) somebody else did."""
+    def tried(self, node: NodeId, address: str, now: float) -> None:
+        """``address`` is being dialled. In vain, as long as ``opened`` does not say otherwise."""
         proven = self._addresses.get((node, address))
-        if proven is not None and proven.known and not strange:
+        if proven is not None:
             proven.failures += 1
             proven.last_at = now
-            return
-        self._addresses.pop((node, address), None)
+        else:
+            self._count(address, now)
+
+    def strange(self, node: NodeId, address: str, now: float) -> None:
+        """Somebody else than ``node`` answered at ``address``, which was tried."""
+        if self._addresses.pop((node, address), None) is not None:
+            self._count(address, now)
+
+    def _count(self, address: str, now: float) -> None:
         knocks = self._hosts.get(address)
         if knocks is None or now - knocks.first_at >= STRANGE_SECONDS:
             knocks = _Knocks(first_at=now)
@@ -147,7 +154,7 @@ class Orders:
         reason = self._flaw(order)
         if reason is not None:
             self.refused += 1
-            log.info("order not carried out", tag=str(order.tag), target=target.node, reason=reason)
+            log.debug("order not carried out", tag=str(order.tag), target=target.node, reason=reason)
             return
         if self._engine.is_offered(target.node, order.tag):
             return
@@ -175,6 +182,7 @@ class Orders:
                     continue
                 await trio.sleep(self._budget.wait_seconds(self._clock.monotonic()))
                 self._budget.take(self._clock.monotonic())
+                self._budget.tried(target.node, target.addresses[0], self._clock.monotonic())
                 self._dialling.add(target.node)
                 dials.start_soon(self._knock, target, name=f"order to {target.node[:8]}")
 
@@ -214,8 +222,8 @@ class Orders:
         try:
             await self._neighbours.dial(target)
         except (LinkLost, NotTrusted) as error:
-            strange = isinstance(error, NotTrusted)
-            self._budget.failed(target.node, address, self._clock.monotonic(), strange=strange)
+            if isinstance(error, NotTrusted):
+                self._budget.strange(target.node, address, self._clock.monotonic())
             log.info("order: target not reached", target=target.node, address=address, reason=str(error))
         else:
             self._budget.opened(target.node, address)
