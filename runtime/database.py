@@ -57,7 +57,7 @@ class SqliteDatabase:
                     # A file system without shared memory: one connection alone can do without.
                     connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                 # Where it cannot, SQLite keeps another mode without a word, and synchronous=FULL promises less there.
-                (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+                mode = connection.pragma("journal_mode", "wal")
                 if mode != "wal":
                     raise apsw.CantOpenError(f"no write-ahead log on this file system (journal_mode={mode})")
                 connection.execute("PRAGMA synchronous=FULL")

@@ -1,0 +1,253 @@
+"""A simulated host: a platter, a place in the network, and a program that runs on both until it is crashed.
+
+The programs are the production ones; only the ``Runtime`` they get is not. A host is crashed by making its disk refuse,
+its connections end, and then cancelling its tasks: nothing they still try on their way out can be seen by anybody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from simulation.disk import HostCrashed, Platter, SimDisk
+from simulation.network import HostPort, SimNet, SimNetwork
+from simulation.vfs import DiskVfs
+from support.plain_security import PlainSecurity
+
+import daemon.app
+import storage.app
+import tracker.app
+from daemon.commands import methods_of
+from daemon.config import DaemonConfig
+from protocol.errors import StorageError
+from runtime.database import SqliteDatabase
+from runtime.places import Places
+from runtime.seam import Runtime
+from storage.config import StorageConfig
+from tracker.config import TrackerConfig
+
+WALL_BEGIN = 1_800_000_000.0
+HOME = Path("/h")
+USER = Path("/u")
+
+
+class SimClock:
+    """The world's time; the wall as this host believes it."""
+
+    def __init__(self) -> None:
+        self.skew_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return trio.current_time()
+
+    def wall(self) -> float:
+        return WALL_BEGIN + trio.current_time() + self.skew_seconds
+
+
+class SimControl:
+    """A control door without a socket: the world calls the methods."""
+
+    def __init__(self, host: SimHost, methods: Mapping[str, Any]) -> None:
+        self._host = host
+        self._methods = methods
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        self._host.methods = self._methods
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self._host.methods is self._methods:
+                self._host.methods = None
+
+
+class SimHost:
+    """``start`` runs one life of the program; ``crash`` ends it."""
+
+    def __init__(self, name: str, network: SimNetwork, port: HostPort, seed: str, capacity_bytes: int) -> None:
+        self.name = name
+        self.port = port
+        self.clock = SimClock()
+        self.platter = Platter(random.Random(f"{seed}/disk/{name}"), capacity_bytes)
+        self.methods: Mapping[str, Any] | None = None
+        self.program: Any = None  # the Daemon, StorageNode or Tracker that runs
+        self.running = False
+        self.lives = 0
+        self.ended_by: BaseException | None = None
+        self._network = network
+        self._seed = seed
+        self._scope: trio.CancelScope | None = None
+        self._ended = trio.Event()
+
+    def runtime(self) -> Runtime:
+        """The outside as the next life of this host sees it."""
+        life = f"{self._seed}/{self.name}/{self.lives}"
+        rng = random.Random(f"{life}/runtime")
+        threads = random.Random(f"{life}/threads")
+        tokens = random.Random(f"{life}/tokens")
+        disk = SimDisk(self.platter)
+
+        async def run_sync(work: Callable[..., Any], *args: Any) -> Any:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(threads.expovariate(2000))
+            return work(*args)
+
+        async def open_database(path: Path, schema: str) -> SqliteDatabase:
+            vfs = DiskVfs(disk)
+            database = await SqliteDatabase.open(path, schema, run_sync, vfs=vfs.vfs_name)
+            database.vfs_kept = vfs  # type: ignore[attr-defined]  # SQLite does not keep it alive
+            return database
+
+        return Runtime(
+            clock=self.clock,
+            random=rng,
+            token_bytes=tokens.randbytes,
+            network=SimNet(self._network, self.port),
+            disk=disk,
+            security=PlainSecurity(),
+            run_sync=run_sync,
+            open_database=open_database,
+            control_server=lambda path, methods: SimControl(self, methods),
+            cores=2,
+            machine_name=self.name,
+        )
+
+    # --- what a host runs ---
+
+    @asynccontextmanager
+    async def _program(self, runtime: Runtime) -> AsyncIterator[Any]:
+        raise NotImplementedError
+        yield
+
+    async def live(self, task_status: trio.TaskStatus[bool] = trio.TASK_STATUS_IGNORED) -> None:
+        """One life: until a crash, a clean stop, or a program that ends itself because its disk failed."""
+        assert not self.running
+        self.lives += 1
+        self.running = True
+        self.ended_by = None
+        self._ended = trio.Event()
+        self._network.host_up(self.port.address)
+        told = False
+        try:
+            with trio.CancelScope() as self._scope:
+                async with self._program(self.runtime()) as self.program:
+                    told = True
+                    task_status.started(True)
+                    await trio.sleep_forever()
+        except BaseException as error:
+            leaves = [leaf for leaf in leaves_of(error) if not isinstance(leaf, HostCrashed | trio.Cancelled)]
+            # A disk error ends a program, as it must; anything else is a bug that the simulation has found.
+            if any(not isinstance(leaf, StorageError) for leaf in leaves):
+                raise
+            self.ended_by = leaves[0] if leaves else None
+        finally:
+            if self.running:
+                self.running = False
+                self._network.host_down(self.port.address, silent=False)
+            self.program = None
+            self.methods = None
+            self._ended.set()
+            if not told:
+                task_status.started(False)
+
+    def crash(self, *, power: bool) -> None:
+        """End this life now: the process alone, or with the power also what the disk had not synced."""
+        if not self.running:
+            return
+        self.running = False
+        self.methods = None
+        self._network.host_down(self.port.address, silent=power)
+        if power:
+            self.platter.crash()
+        else:
+            self.platter.kill()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+
+    async def call(self, method: str, **params: Any) -> Any:
+        """Give a command as the control socket would. Raises ``Down`` when nobody answers."""
+        if self.methods is None:
+            raise Down(self.name)
+
+        async def notify(kind: str, what: dict[str, Any]) -> None:
+            await trio.lowlevel.checkpoint()
+
+        return await self.methods[method](params, notify)
+
+
+class Down(Exception):
+    """The host does not run now."""
+
+
+class TrackerHost(SimHost):
+    heartbeat_seconds = 5.0
+
+    @asynccontextmanager
+    async def _program(self, runtime: Runtime) -> AsyncIterator[Any]:
+        config = TrackerConfig(
+            home=HOME,
+            listen=f"{self.port.address}:4100",
+            http=None,
+            heartbeat_seconds=self.heartbeat_seconds,
+            mdns=False,
+        )
+        async with trio.open_nursery() as nursery:
+            yield await nursery.start(run_tracker, config, runtime, self.port.address)
+            nursery.cancel_scope.cancel()
+
+
+async def run_tracker(
+    config: TrackerConfig, runtime: Runtime, address: str, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
+) -> None:
+    await tracker.app.run(config, runtime, find_own_hosts=lambda: [address], task_status=task_status)
+
+
+class StorageHost(SimHost):
+    on_open: Callable[[Any], None] = staticmethod(lambda node: None)
+
+    @asynccontextmanager
+    async def _program(self, runtime: Runtime) -> AsyncIterator[Any]:
+        config = StorageConfig(
+            places=Places.of(HOME, "storage"), listen=f"{self.port.address}:4200", mdns=False, reserve_bytes=0
+        )
+        async with storage.app.opened(config, runtime) as (node, recovered), trio.open_nursery() as nursery:
+            await nursery.start(node.run, recovered)
+            self.on_open(node)
+            yield node
+            nursery.cancel_scope.cancel()
+
+
+class DaemonHost(SimHost):
+    lend = False
+    up_bytes_per_second: float | None = None
+
+    @asynccontextmanager
+    async def _program(self, runtime: Runtime) -> AsyncIterator[Any]:
+        config = DaemonConfig(
+            places=Places.of(HOME, "daemon"),
+            listen=f"{self.port.address}:4101",
+            mdns=False,
+            lend=self.lend,
+            download_folder=USER / "downloads",
+            up_bytes_per_second=self.up_bytes_per_second,
+        )
+        async with daemon.app.opened(config, runtime) as node, trio.open_nursery() as nursery:
+            await nursery.start(node.run)
+            assert methods_of is not None
+            yield node
+            nursery.cancel_scope.cancel()
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return what a group of groups consists of."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves_of(inner)]
+    return [error]
