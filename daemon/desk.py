@@ -180,8 +180,7 @@ class Desk:
                 if isinstance(word, m.Failure) and word.request == request:
                     raise _refusal(word)
                 if isinstance(word, m.JobClosed) and word.proven:
-                    # Nothing of it was asked of us, in this life or an earlier one.
-                    watch.put.instant = not watch.put.pushed.get(self._node)
+                    watch.put.instant = not watch.put.offered
                     return word
 
     async def _deliver(
@@ -197,6 +196,8 @@ class Desk:
         else:
             watch.stored = Bitmap(tag.chunks)
         put.state = PutState.SENDING
+        put.offered = True
+        put.safe = False  # until this job says so
         put.note = ""
         put.bytes_stored = bytes_of(watch.manifest, watch.stored)
         put.storing.note(self._clock.monotonic(), put.bytes_stored)

@@ -12,17 +12,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
 
 from daemon.events import Events
 from daemon.fetching import Fetching
-from daemon.getrecord import Get, GetState, durable_chunks, insert_get, read_gets, row_of_get, update_get
+from daemon.getrecord import FINISHED_MAX, Get, GetState, durable_chunks, insert_get, read_gets, row_of_get, update_get
 from daemon.holders import Holders, Located
 from daemon.library import Library
 from daemon.naming import part_path
 from daemon.placing import choose_target, exists_error, is_there, place
+from protocol.bitmap import Bitmap
 from protocol.errors import CommandError, LinkLost, NotFound, StorageError, StorageFull
 from protocol.ids import Tag
 from protocol.manifest import Manifest
@@ -58,6 +60,7 @@ class Gets:
         self._scopes: dict[int, trio.CancelScope] = {}
         self._attempts: dict[int, trio.CancelScope] = {}
         self._turns: dict[Tag, trio.Lock] = {}
+        self._adding = trio.Lock()
         self._slots = trio.Semaphore(FETCHING_MAX)
         self._resumed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -93,22 +96,32 @@ class Gets:
         manifest = await self._holders.manifest(located)
         tag = manifest.tag
         target = await choose_target(self._runtime, output, self._folder, located.name, tag)
+        # Told now, not after the download.
+        await is_there(self._runtime, target, manifest)
+        await self._library.remember_manifest(manifest)
+        async with self._adding:
+            return await self._add(manifest, located.name, target)
+
+    async def _add(self, manifest: Manifest, name: str, target: Path) -> Get:
+        tag, size_bytes = manifest.tag, manifest.size_bytes
         for get in self.active():
             if get.target == target:
                 if get.tag == tag:
                     return get
                 raise CommandError("busy", f"{get.id} is fetching another file to {target}", 5)
-        # Told now, not after the download.
-        await is_there(self._runtime, target, manifest)
-        await self._library.remember_manifest(manifest)
         part = part_path(target, tag)
         began = int(max(0, self._runtime.clock.wall()))
-        durable = await self._database.transaction(lambda cursor: durable_chunks(cursor, tag, part))
-        number = await self._database.transaction(
-            lambda cursor: insert_get(cursor, tag, manifest.size_bytes, located.name, target, part, began)
-        )
-        get = self._gets[number] = Get(number, tag, manifest.size_bytes, located.name, target, part, began, durable)
+
+        def insert(cursor: Any) -> tuple[int, Bitmap]:
+            durable = durable_chunks(cursor, tag, part)
+            return insert_get(cursor, tag, size_bytes, name, target, part, began), durable
+
+        number, durable = await self._database.transaction(insert)
+        get = self._gets[number] = Get(number, tag, size_bytes, name, target, part, began, durable)
         self._start(get)
+        ended = [get.number for get in self._gets.values() if get.state.final]
+        for old in ended[:-FINISHED_MAX]:
+            del self._gets[old]
         return get
 
     async def wait(self, get: Get, notice: Callable[[Get], Awaitable[None]]) -> None:

@@ -56,6 +56,7 @@ class Put:
     error: CommandError | None = None
     seconds: float | None = None  # how long it took; None while it lasts
     note: str = ""
+    offered: bool = False  # a storage node did not have it already: not instant, whoever sent it
     misses: int = 0  # its storage node could not be reached so often in a row
     bytes_total: int = 0
     bytes_hashed: int = 0
@@ -137,6 +138,11 @@ def insert_put(cursor: Any, path: Path, name: str, began: int) -> int:
     return number
 
 
+def insert_puts(cursor: Any, files: list[tuple[Path, str]], began: int) -> list[int]:
+    """Write down new puts of (path, name) and return their numbers."""
+    return [insert_put(cursor, path, name, began) for path, name in files]
+
+
 def row_of_put(put: Put) -> tuple[Any, ...]:
     """Return the values that ``update_put`` writes, taken on the spot."""
     error = put.error
@@ -186,6 +192,7 @@ def _put_of(row: tuple[Any, ...]) -> Put:
     put.tag = Tag.from_bytes(tag) if tag is not None else None
     put.paused, put.instant, put.seconds = bool(paused), bool(instant), seconds
     put.storage = address_of_json(storage) if storage is not None else None
+    put.offered = put.storage is not None  # an earlier life may have; nobody wrote it down
     put.error = CommandError(code, error, exit_code) if error is not None else None
     put.bytes_total = size_bytes or 0
     if put.state is PutState.STORED:

@@ -22,7 +22,7 @@ from daemon.events import Events
 from daemon.hashing import FileChanged, hash_file
 from daemon.library import Library
 from daemon.neighbours import Neighbours
-from daemon.putrecord import Put, PutState, insert_put, read_puts, row_of_put, update_put
+from daemon.putrecord import FINISHED_MAX, Put, PutState, insert_puts, read_puts, row_of_put, update_put
 from protocol import messages as m
 from protocol.errors import (
     ChunkMissing,
@@ -94,6 +94,7 @@ class Puts:
         self._sending = trio.Semaphore(SENDING_MAX)
         self._nursery: trio.Nursery | None = None
         self._paused = False
+        self._adding = trio.Lock()
         self._resumed = trio.Event()
         self._nudged = trio.Event()
 
@@ -119,15 +120,26 @@ class Puts:
     # --- what the user says ---
 
     async def put(self, path: Path, name: str) -> Put:
-        """Begin to put a file; durable when this returns. The same file under the same name joins a put under way."""
-        for put in self.active():
-            if put.path == path and put.name == name:
-                return put
-        began = int(max(0, self._runtime.clock.wall()))
-        number = await self._database.transaction(lambda cursor: insert_put(cursor, path, name, began))
-        put = self._puts[number] = Put(number, path, name, began)
-        self._start(put)
+        """Begin to put one file; see ``put_all``."""
+        (put,) = await self.put_all([(path, name)])
         return put
+
+    async def put_all(self, files: list[tuple[Path, str]]) -> list[Put]:
+        """Begin to put files (path and name); durable when this returns. The same file under the same name joins a put
+        under way.
+        """
+        async with self._adding:
+            known = {(put.path, put.name): put for put in self.active()}
+            fresh = list(dict.fromkeys(file for file in files if file not in known))
+            began = int(max(0, self._runtime.clock.wall()))
+            numbers = await self._database.transaction(lambda cursor: insert_puts(cursor, fresh, began))
+            for number, (path, name) in zip(numbers, fresh, strict=True):
+                put = known[path, name] = self._puts[number] = Put(number, path, name, began)
+                self._start(put)
+            ended = [put.number for put in self._puts.values() if put.state.final]
+            for number in ended[:-FINISHED_MAX]:
+                del self._puts[number]
+            return [known[file] for file in files]
 
     async def wait(self, put: Put, until: Until, notice: Callable[[Put], Awaitable[None]]) -> None:
         """Wait until ``put`` is stored or safe, or has failed; ``notice`` is called at each change."""

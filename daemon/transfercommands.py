@@ -77,7 +77,7 @@ class TransferCommands:
         if name and len(paths) > 1:
             raise CommandError("usage", "name fits one path only", 2)
         found, skipped = await self._find(paths, name)
-        puts = [await self._daemon.puts.put(file.path, file.name) for file in found]
+        puts = await self._daemon.puts.put_all([(file.path, file.name) for file in found])
         notices = _Notices(notify)
         if wait == "no":
             for put in puts:
