@@ -71,9 +71,17 @@ class StorageHoldings:
         file = self._shelf.stored.get(tag)
         if file is None:
             raise ChunkMissing(f"{tag} is not held")
-        opened = await self._object(tag)
-        async with opened.use() as found:
-            await found.read_into(target, Layout.of_size(file.size_bytes).offset_of(chunk) + offset)
+        position = Layout.of_size(file.size_bytes).offset_of(chunk) + offset
+        while True:
+            opened = await self._object(tag)
+            try:
+                async with opened.use() as found:
+                    await found.read_into(target, position)
+                return
+            except ChunkMissing:
+                # Others may have needed its place among the open files before we came to use it.
+                if not opened.retired or tag not in self._shelf.stored:
+                    raise
 
     async def forget(self, tag: Tag) -> None:
         """Close the object of ``tag``: it is about to be removed."""

@@ -26,6 +26,11 @@ class Shared(Generic[T]):
         self._retired = False
         self._idle = trio.Event()
 
+    @property
+    def retired(self) -> bool:
+        """Whether nobody may begin to use it any more."""
+        return self._retired
+
     @asynccontextmanager
     async def use(self) -> AsyncIterator[T]:
         """Use it while the block lasts.

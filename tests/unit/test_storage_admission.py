@@ -47,7 +47,7 @@ def propose(size: int = SIZE, chunks: int = 3) -> Propose:
     ],
 )
 def test_the_answer_follows_from_the_situation(changes: dict[str, object], expected: DeskState | str) -> None:
-    answer = answer_to(propose(), replace(EMPTY_HANDED, **changes))  # type: ignore[arg-type]
+    answer = answer_to(propose(), replace(EMPTY_HANDED, **changes))
     if expected == "busy or stored":
         assert answer is DeskState.STORED, "what is stored costs neither room nor a job"
     elif isinstance(expected, DeskState):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import structlog
 import trio
 from support.runtimes import memory_runtime
 from support.storage_node import Site, manifest_of, some_bytes
@@ -20,7 +24,8 @@ from protocol.ids import Role
 from protocol.limits import MIB
 from runtime.link import Link
 from runtime.links import Links
-from storage.app import opened
+from runtime.real import RealDisk, real_runtime
+from storage.app import main, opened
 from storage.config import StorageConfig
 from storage.statistics import status_to_json
 
@@ -178,7 +183,37 @@ async def test_who_joined_as_a_peer_is_no_storage_node(autojump_clock: MockClock
 )
 def test_settings_that_cannot_be_are_refused(site: Site, settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        StorageConfig(places=site.config().places, **settings)  # type: ignore[arg-type]
+        StorageConfig(places=site.config().places, **settings)
+
+
+@pytest.fixture
+def _logs_as_before() -> Iterator[None]:
+    """``main`` sends the log lines of this process where they belong; put that back."""
+    handlers, level = logging.getLogger().handlers, logging.getLogger().level
+    yield
+    structlog.reset_defaults()
+    logging.getLogger().handlers = handlers
+    logging.getLogger().setLevel(level)
+
+
+@pytest.mark.usefixtures("_logs_as_before")
+def test_main_says_what_is_wrong_with_a_setting_and_ends_with_2(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(site.config()) == 2
+    assert "upswarm join INVITE" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_logs_as_before")
+def test_main_ends_with_1_when_the_disk_fails(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(RealDisk):
+        def list_folder(self, path: Path) -> list[str]:
+            raise OSError(errno.EIO, "input/output error", str(path))
+
+    trio.run(site.join)
+    monkeypatch.setattr("storage.app.real_runtime", lambda: replace(real_runtime(), disk=Broken()))
+    assert main(site.config()) == 1
+    assert "what was acknowledged is safe" in capsys.readouterr().err
 
 
 # --- looking ---

@@ -455,15 +455,15 @@ async def test_a_cancelled_job_is_forgotten_after_its_rest_also_across_a_restart
 
 
 async def test_an_open_job_that_nobody_feeds_is_cancelled_at_last(autojump_clock: MockClock, site: Site) -> None:
-    site.settings["idle_seconds"] = 3600.0
+    site.settings["idle_seconds"] = 300.0
     async with site.storage() as storage, site.uploader() as anna:
         link = await anna.dial()
         await anna.begin_put(link, DATA, "a", chunks=[0])
         await anna.wait_stored(TAG, 1)
-        await trio.sleep(5000)
+        await trio.sleep(400)
         assert TAG in storage.shelf.live, "its uploader is still connected"
         link.close()
-        await trio.sleep(200)
+        await trio.sleep(120)
         assert not storage.shelf.live and TAG in storage.shelf.resting
 
 
