@@ -60,8 +60,8 @@ def test_another_user_is_refused_by_the_kernels_word(crew: Crew) -> None:
         program.socket_path.chmod(0o600)
         folder.chmod(0o700)
     assert "status" not in done.stdout and "result" not in done.stdout
-    refused = "b''" in done.stdout or "PermissionError" in done.stderr or "ConnectionReset" in done.stderr
-    assert refused, done
+    refused = ("PermissionError", "ConnectionResetError", "BrokenPipeError")
+    assert "b''" in done.stdout or any(word in done.stderr for word in refused), done
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_second_program_on_the_same_home_is_refused_and_says_so(crew: Crew) ->
         done = crew.swarm.upswarm(
             "--home", program.home, program.kind, *program.arguments[2:], "--listen", "127.0.0.1:0"
         )
-        assert done.exit_code == 2 and "already" in done.stderr + done.stdout, done
+        assert done.exit_code == 2 and ("already running" in done.stderr or "is running" in done.stderr), done
         assert program.call("version")
 
 

@@ -150,6 +150,8 @@ def test_the_newest_file_of_a_name_wins(crew: Crew) -> None:
     new = crew.file("new", 1_000_001, seed=22)
     put(first, old, name="report.pdf")
     put(first, new, name="report.pdf")
+    # The tracker hears of both from inventories, which come twice a second at most.
+    wait_until(lambda: second.call("show", tag="report.pdf")["tag"] == tag_by_hand(new), "the tracker knows both")
     target = crew.folder / "report"
     get(second, "report.pdf", target)
     assert same_bytes(target, new)

@@ -44,7 +44,8 @@ def test_a_liar_among_the_helpers_is_shut_out_and_the_upload_completes(swarm: Sw
     assert result["state"] == "stored" and same_bytes(crew.object_of(result["tag"]), file)
     assert set(result["pushed"]) == {uploader.node}, "wrong bytes are nobody's contribution"
     struck = crew.storage.logged("struck")
-    assert len(struck) == STRIKES_MAX and struck[-1]["shut_out"] is True
+    # Chunks that were on their way when it was shut out may bring it further strikes.
+    assert [line["shut_out"] for line in struck[:STRIKES_MAX]] == [False] * (STRIKES_MAX - 1) + [True]
     assert {line["node"] for line in struck} == {swarm_node(liar)}, "nobody is struck for another's lie"
 
 

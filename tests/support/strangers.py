@@ -191,6 +191,8 @@ class FalsePeer:
         self._book.hold(held)
         self._tracker = TrackerLink(runtime, self._links, keyring.tracker, BeatStatus, self._book, self._on_message)
         self._nursery: trio.Nursery | None = None
+        self._open: dict[Link, None] = {}
+        self._opened = trio.Condition()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Live until cancelled; started once the tracker knows us."""
@@ -206,7 +208,11 @@ class FalsePeer:
 
     async def offer_to(self, target: NodeAddress, tag: Tag) -> None:
         """Dial ``target`` and offer ``tag`` without being asked."""
-        self._engine.offer(await self._links.dial(target), tag)
+        link = await self._links.dial(target)
+        async with self._opened:
+            while link not in self._open:
+                await self._opened.wait()
+        self._engine.offer(link, tag)
 
     def _on_message(self, message: m.Message) -> None:
         if isinstance(message, m.Order) and self._nursery is not None:
@@ -218,6 +224,9 @@ class FalsePeer:
             await self._tracker.serve(link)
             return
         async with self._engine.session(link) as session:
+            async with self._opened:
+                self._open[link] = None
+                self._opened.notify_all()
             async for message in link.messages():
                 await session.handle(message)
 
