@@ -32,6 +32,22 @@ def run_bytes(layout: Layout, chunk: int, first: int, count: int) -> int:
     return min((first + count) * CELL_BYTES, layout.bytes_of(chunk)) - start
 
 
+def first_run(bits: int, cells: int) -> tuple[int, int]:
+    """Return first and count of the first run of bits, at most ``cells`` long."""
+    first = (bits & -bits).bit_length() - 1
+    run = bits >> first
+    count = (~run & (run + 1)).bit_length() - 1
+    return first, min(count, cells)
+
+
+def last_run(bits: int, cells: int) -> tuple[int, int]:
+    """Return first and count of the last run of bits, at most its last ``cells``."""
+    last = bits.bit_length() - 1
+    first = (~bits & ((1 << last) - 1)).bit_length()
+    count = min(last - first + 1, cells)
+    return last - count + 1, count
+
+
 @dataclass(slots=True)
 class OpenChunk:
     """A chunk of which something was requested or has arrived."""

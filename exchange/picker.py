@@ -7,10 +7,9 @@ A source works through a chunk of its own as long as there are unopened ones; th
 then, idle, it doubles what would come last. Which cells have arrived, assembly.py knows; how much a source is asked
 for, source.py.
 
-Trust. A node that took part in a chunk that turned out wrong is doubted: it makes chunks all alone, until enough of
-them were right: one, and twice as many each further time. A wrong chunk is fetched again from one source alone, which
-is not asked for it again if it is wrong once more. So a liar is soon the only possible one, cannot spoil what others
-make, and every honest node is cleared by doing what it does.
+Trust. A node that took part in a chunk that turned out wrong makes chunks alone from then on, until it is cleared
+(doubts.py). A wrong chunk is fetched again from one source alone, which is not asked for it again if it is wrong once
+more. So a liar is soon the only possible one, and spoils nothing that others make.
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exchange.assembly import Assembly, run_bytes, run_mask
+from exchange.assembly import Assembly, first_run, last_run, run_bytes, run_mask
+from exchange.doubts import Doubts
+from exchange.rarity import rarity_levels
 from exchange.source import STALL_SECONDS, Request, Source
 from exchange.tail import Tail, takes_over
 from protocol.bitmap import Bitmap
@@ -52,14 +53,6 @@ class Withdrawal:
     offset: int
 
 
-@dataclass(slots=True)
-class _Doubt:
-    """``needed``: how many chunks a node must yet make right, and alone."""
-
-    times: int = 0
-    needed: int = 0
-
-
 class Picker:
     """The requests of one tag. Sources are numbered by whoever asks; every number is used once."""
 
@@ -76,11 +69,11 @@ class Picker:
         self._asked: dict[int, dict[tuple[int, int], Request]] = {}  # chunk -> (source, offset) -> what is outstanding
         self._maker: dict[int, int] = {}  # open chunk that one source makes alone -> which
         self._once_wrong: set[int] = set()  # to be made by one source alone
-        self._doubts: dict[NodeId, _Doubt] = {}
+        self._doubts = Doubts()
         self._moved_at: dict[int, float] = {}  # open chunk -> when it last got a cell
         self._taken_over: dict[int, int] = {}  # chunk -> how often it changed hands
         self._tail = Tail()
-        self._withdrawn: list[Withdrawal] = []  # to be told at the next occasion
+        self._withdrawn: list[tuple[int, Request]] = []  # source and what it is to be told to cancel
         self._levels: list[Bitmap] | None = None  # rarity: chunks that at most 1, 2, 3, 4 sources offer
 
     # --- sources ---
@@ -98,6 +91,7 @@ class Picker:
             return
         self._levels = None
         for request in gone.outstanding.values():
+            request.void = True
             self._unlist(source, request)
         for chunk in gone.cells:
             self._recount(chunk)
@@ -197,10 +191,7 @@ class Picker:
         self._once_wrong.discard(chunk)
         self._taken_over.pop(chunk, None)
         if len(makers) == 1:
-            (maker,) = makers
-            doubt = self._doubts.get(maker)
-            if doubt is not None and doubt.needed:
-                doubt.needed -= 1
+            self._doubts.made_right(*makers)
         return makers
 
     def wrong(self, chunk: int) -> list[NodeId]:
@@ -234,7 +225,13 @@ class Picker:
             if source.overdue(now):
                 self._stall(source, now)
         withdrawn, self._withdrawn = self._withdrawn, []
-        return [one for one in withdrawn if one.source in self._sources]
+        return [
+            Withdrawal(source, request.chunk, request.offset)
+            for source, request in withdrawn
+            # It may have been answered meanwhile, and asked for again.
+            if source in self._sources
+            and self._sources[source].outstanding.get((request.chunk, request.offset)) is request
+        ]
 
     # --- what to do ---
 
@@ -261,14 +258,12 @@ class Picker:
         if source.making is not None:
             free = self._free_for(source, source.making)
             if free:
-                return source.making, *_first_run(free, cells)
+                return source.making, *first_run(free, cells)
             source.making = None
         # 2. Open a chunk: the rarest of those nobody has begun.
         chunk = self._unopened(source)
         if chunk is not None:
-            free = self._open_for(source, chunk, now)
-            if free:
-                return chunk, *_first_run(free, cells)
+            return chunk, *first_run(self._open_for(source, chunk, now), cells)
         # 3. Join the open chunk of which most is still to be requested: half of it at most, from the end, since its
         # owner goes on with the rest.
         most, chunk = 0, -1
@@ -277,11 +272,11 @@ class Picker:
             if free.bit_count() > most:
                 most, chunk = free.bit_count(), open_chunk
         if most:
-            return chunk, *_last_run(self._free_for(source, chunk), max(1, min(cells, (most + 1) // 2)))
+            return chunk, *last_run(self._free_for(source, chunk), max(1, min(cells, (most + 1) // 2)))
         # 4. Idle: double what would come last, or take a chunk over, if we are sooner.
         if source.stalled:
             return None
-        if not self._is_doubted(source.node):
+        if source.node not in self._doubts:
             late = self._tail.later_than(source, self._sources.values(), self._may_double, now)
             if late is not None:
                 return late.chunk, late.first, late.count
@@ -289,9 +284,13 @@ class Picker:
 
     def _unopened(self, source: Source) -> int | None:
         have = source.have & self._fresh
+        for chunk in source.cells:
+            have.discard(chunk)  # asked for before it was started over: first the answers
         if not have:
             return None
-        for level in self._rarity():
+        if self._levels is None:
+            self._levels = rarity_levels(self.layout.chunks, (other.have for other in self._sources.values()))
+        for level in self._levels:
             rare = have & level
             if rare:
                 return self._any_of(rare)
@@ -302,26 +301,11 @@ class Picker:
         self._assembly.open(chunk)
         self._fresh.discard(chunk)
         self._moved_at[chunk] = now
-        if chunk in self._once_wrong or self._is_doubted(source.node):
+        if chunk in self._once_wrong or source.node in self._doubts:
             self._maker[chunk] = source.number
         source.making = chunk
         self._set_free(chunk, self._assembly.missing(chunk))
-        # Requests from before it was started over may still be under way from it.
-        return self._free_for(source, chunk)
-
-    def _rarity(self) -> list[Bitmap]:
-        """Return the rarity levels: one pass of wide integer operations per source, kept until offers change."""
-        if self._levels is None:
-            empty = Bitmap(self.layout.chunks)
-            more_than = [empty] * 4  # offered by more than 1, 2, 3, 4
-            seen = empty
-            for source in self._sources.values():
-                carry = seen & source.have
-                seen = seen | source.have
-                for index in range(4):
-                    carry, more_than[index] = more_than[index] & carry, more_than[index] | carry
-            self._levels = [mask.missing() for mask in more_than]
-        return self._levels
+        return self._free[chunk]
 
     def _any_of(self, chunks: Bitmap) -> int:
         return chunks.first_from(self._rng.randrange(self.layout.chunks))
@@ -338,7 +322,7 @@ class Picker:
         maker = self._maker.get(chunk)
         if maker is not None:
             return maker == source.number
-        return not self._is_doubted(source.node)
+        return source.node not in self._doubts
 
     def _may_double(self, source: Source, request: Request) -> bool:
         chunk = request.chunk
@@ -355,7 +339,7 @@ class Picker:
     def _take_over(self, source: Source, cells: int, now: float) -> tuple[int, int, int] | None:
         """Begin anew, for ``source`` alone, a chunk that whoever makes it is too slow with. The way out when a chunk
         cannot be shared: one that was wrong once, or one that only doubted nodes could finish."""
-        doubted = self._is_doubted(source.node)
+        doubted = source.node in self._doubts
         for chunk, moved_at in self._moved_at.items():
             maker = self._sources.get(self._maker.get(chunk, -1))
             if chunk in self._whole or chunk not in source.have or maker is source or not (maker or doubted):
@@ -375,7 +359,7 @@ class Picker:
                 self._taken_over[chunk] = self._taken_over.get(chunk, 0) + 1
                 self._start_over(chunk)
                 self._maker[chunk] = source.number
-                return chunk, *_first_run(self._open_for(source, chunk, now), cells)
+                return chunk, *first_run(self._open_for(source, chunk, now), cells)
         return None
 
     # --- bookkeeping ---
@@ -404,7 +388,7 @@ class Picker:
         """Count on this request no more; whoever calls recounts its chunk."""
         if not request.void:
             request.void = True
-            self._withdrawn.append(Withdrawal(source, request.chunk, request.offset))
+            self._withdrawn.append((source, request))
 
     def _stall(self, source: Source, now: float) -> None:
         source.stalled = True
@@ -421,14 +405,8 @@ class Picker:
             if chunk not in self._whole:
                 self._start_over(chunk)
 
-    def _is_doubted(self, node: NodeId) -> bool:
-        doubt = self._doubts.get(node)
-        return doubt is not None and doubt.needed > 0
-
     def _doubt(self, node: NodeId) -> None:
-        doubt = self._doubts.setdefault(node, _Doubt())
-        doubt.needed = max(doubt.needed, 2**doubt.times)
-        doubt.times += 1
+        self._doubts.add(node)
         for source in self._sources.values():
             if source.node != node:
                 continue
@@ -480,19 +458,3 @@ class Picker:
         self._whole.discard(chunk)
         self._maker.pop(chunk, None)
         self._moved_at.pop(chunk, None)
-
-
-def _first_run(free: int, cells: int) -> tuple[int, int]:
-    """Return first and count of the first free run, at most ``cells`` long."""
-    first = (free & -free).bit_length() - 1
-    run = free >> first
-    count = (~run & (run + 1)).bit_length() - 1
-    return first, min(count, cells)
-
-
-def _last_run(free: int, cells: int) -> tuple[int, int]:
-    """Return first and count of the last free run, at most its last ``cells``."""
-    last = free.bit_length() - 1
-    first = (~free & ((1 << last) - 1)).bit_length()
-    count = min(last - first + 1, cells)
-    return last - count + 1, count
