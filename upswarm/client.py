@@ -115,10 +115,11 @@ class Client:
             self._socket.settimeout(CONNECT_SECONDS_MAX)
             self._socket.connect(os.fsencode(path))
             _check_owner(self._socket, path)
-        except BaseException as error:
+        except CommandError:
             self._socket.close()
-            if not isinstance(error, OSError):
-                raise
+            raise
+        except OSError as error:
+            self._socket.close()
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
                 raise NoProgram(f"no {program} runs here ({path}); start it: upswarm {program}") from error
             if error.errno in (errno.EACCES, errno.EPERM):
