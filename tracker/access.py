@@ -112,7 +112,7 @@ class Access:
                 await self._receive(link, profile, message)
                 await link.wait_room()
         finally:
-            await self._leave(link, profile)
+            await self._leave(link, profile)  # noqa: ASYNC102  # shields itself, within a deadline
 
     async def shut_out(self, node: NodeId) -> None:
         """Forget a node that was revoked, and tell everybody. Its links are closed by ``Links.renew``."""
