@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exchange.assembly import Assembly, first_run, last_run, run_bytes, run_mask
+from exchange.assembly import Assembly, cells_of, first_run, last_run, run_bytes, run_mask
 from exchange.doubts import Doubts
 from exchange.rarity import rarity_levels
 from exchange.source import STALL_SECONDS, Request, Source
@@ -284,8 +284,10 @@ class Picker:
 
     def _unopened(self, source: Source) -> int | None:
         have = source.have & self._fresh
-        for chunk in source.cells:
-            have.discard(chunk)  # asked for before it was started over: first the answers
+        for chunk, cells in source.cells.items():
+            # All of it asked for already, and started over since: first the answers.
+            if cells.bit_count() == cells_of(self.layout, chunk):
+                have.discard(chunk)
         if not have:
             return None
         if self._levels is None:
@@ -305,7 +307,7 @@ class Picker:
             self._maker[chunk] = source.number
         source.making = chunk
         self._set_free(chunk, self._assembly.missing(chunk))
-        return self._free[chunk]
+        return self._free_for(source, chunk)
 
     def _any_of(self, chunks: Bitmap) -> int:
         return chunks.first_from(self._rng.randrange(self.layout.chunks))
