@@ -219,10 +219,10 @@ def test_a_value_that_does_not_fit_is_our_error(kind: type[m.Message]) -> None:
         m.Goodbye(code="x" * 65, reason=""),
         m.Goodbye(code="\ud800", reason=""),
         m.DoorOpen(authority=b"", nonce=bytes(31)),
-        m.ListNodes(request=1, after="a" * 51 + "b"),  # type: ignore[arg-type]  # bits that no node id has
+        m.ListNodes(request=1, after="a" * 51 + "b"),
         m.Hello(version=1, features=("x",) * 33, name="", agent="", addresses=()),
         m.Hello(version=1, features=(), name="", agent="", addresses=("nowhere",)),
-        m.Hello(version=1, features=["x"], name="", agent="", addresses=()),  # type: ignore[arg-type]  # no tuple
+        m.Hello(version=1, features=["x"], name="", agent="", addresses=()),
     ],
 )
 def test_a_value_beyond_its_limit_is_our_error(message: m.Message) -> None:
@@ -233,4 +233,4 @@ def test_a_value_beyond_its_limit_is_our_error(message: m.Message) -> None:
 @given(records(m.Holding))
 def test_a_record_is_no_message(holding: m.Holding) -> None:
     with pytest.raises(LocalProtocolError):
-        encode(m.Inventory(epoch=1, sequence=1, full=False, held=(), dropped=(holding,)))  # type: ignore[arg-type]
+        encode(m.Inventory(epoch=1, sequence=1, full=False, held=(), dropped=(holding,)))
