@@ -72,7 +72,7 @@ def test_every_option_is_documented() -> None:
 @pages
 def test_commands_that_a_page_shows_exist(page: Path) -> None:
     known = dict(commands())
-    shown = re.findall(r"(?<![\w/"-])upswarm ((?:[a-z-]+)(?: [^`#\n&|]*)?)", code_of(page))
+    shown = re.findall(r'(?<![\w/"-])upswarm ((?:[a-z-]+)(?: [^`#\n&|]*)?)', code_of(page))
     for line in shown:
         words = line.replace("[", " ").replace("]", " ").replace("=", " ").split()
         name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
