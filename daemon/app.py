@@ -174,7 +174,7 @@ class Daemon:
     def apply_settings(self) -> None:
         """Bring caps and pause into force."""
         settings = self.settings.settings
-        self.engine.set_budgets(up=settings.up, help=settings.help)
+        self.engine.set_budgets(up=settings.up, help=settings.help, down=settings.down)
         self.engine.set_paused(settings.paused)
         self.puts.set_paused(settings.paused)
         self.tracker_link.beat_soon()
@@ -203,6 +203,7 @@ class Daemon:
             paused=settings.paused,
             lend=self.config.lend,
             up=settings.up,
+            down=settings.down,
             help=settings.help,
             tracker=self.tracker_link.statistics(),
             engine=self.engine.statistics(),
@@ -294,7 +295,7 @@ def _lock(runtime: Runtime, folder: Path) -> File:
     except (OSError, StorageError) as error:
         raise ConfigError(f"{folder}: cannot be used ({error}); give --home a folder we may write to") from error
     if lock is None:
-        raise ConfigError(f"{folder}: another daemon is running on it; stop that one, or give another --home")
+        raise ConfigError(f"{folder}: already running: a daemon works on it; stop that one, or give another --home")
     return lock
 
 

@@ -27,6 +27,7 @@ class DaemonConfig:
     # Also relay what nobody here wants. Somebody else's upload costs our line, so it is asked for, not assumed.
     lend: bool = False
     up_bytes_per_second: float | None = None
+    down_bytes_per_second: float | None = None
     help_bytes_per_second: float | None = None
     # Downloads that are not told where to go; None: "Downloads" in the user's home.
     download_folder: Path | None = None
@@ -45,6 +46,7 @@ class DaemonConfig:
             raise ConfigError(f"[daemon] advertise: {len(self.advertise)} addresses, at most {ADDRESSES_MAX}")
         for key, rate in (
             ("up_bytes_per_second", self.up_bytes_per_second),
+            ("down_bytes_per_second", self.down_bytes_per_second),
             ("help_bytes_per_second", self.help_bytes_per_second),
         ):
             if rate is not None and rate < 0:

@@ -19,6 +19,7 @@ class Settings:
     """Caps in bytes per second; None is no cap."""
 
     up: float | None
+    down: float | None
     help: float | None
     paused: bool
 
@@ -34,12 +35,14 @@ class SettingsKeeper:
     async def load(cls, database: Database, config: DaemonConfig) -> SettingsKeeper:
         """Read what was changed in earlier lives."""
         rows = await database.read(lambda cursor: dict(cursor.execute("SELECT key, value FROM settings")))
-        changed = {key: json.loads(value) for key, value in rows.items() if key in ("up", "help", "paused")}
-        settings = Settings(config.up_bytes_per_second, config.help_bytes_per_second, False)
+        changed = {key: json.loads(value) for key, value in rows.items() if key in ("up", "down", "help", "paused")}
+        settings = Settings(
+            config.up_bytes_per_second, config.down_bytes_per_second, config.help_bytes_per_second, False
+        )
         return cls(database, replace(settings, **changed))
 
     async def change(self, **changed: float | bool | None) -> Settings:
-        """Change ``up``, ``help`` or ``paused``; durable when this returns."""
+        """Change ``up``, ``down``, ``help`` or ``paused``; durable when this returns."""
         rows = [(key, json.dumps(value)) for key, value in changed.items()]
         await self._database.transaction(
             lambda cursor: cursor.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)

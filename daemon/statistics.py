@@ -69,6 +69,7 @@ class DaemonStatistics:
     paused: bool
     lend: bool
     up: float | None
+    down: float | None
     help: float | None
     tracker: TrackerLinkStatistics
     engine: EngineStatistics
@@ -99,7 +100,7 @@ class DaemonStatistics:
                 "trouble": tracker.trouble,
                 "round_trip_seconds": tracker.round_trip_seconds,
             },
-            "limits": {"up": self.up, "help": self.help},
+            "limits": {"up": self.up, "down": self.down, "help": self.help},
             "lend": self.lend,
             "links": self.links,
             "lan_nodes": self.lan_nodes,

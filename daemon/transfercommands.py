@@ -152,9 +152,7 @@ class TransferCommands:
     async def limit(self, params: dict[str, Any], _notify: Notify) -> Any:
         """{up?, down?, help?}: bytes per second or "off" → what holds now."""
         only(params, "up", "down", "help")
-        if read_rate("down", params.get("down")) is not None:
-            raise CommandError("not-possible", "down: downloads cannot be capped; pause them instead", 2)
-        changed = {key: read_rate(key, params[key]) for key in ("up", "help") if key in params}
+        changed = {key: read_rate(key, params[key]) for key in ("up", "down", "help") if key in params}
         if changed:
             await self._daemon.settings.change(**changed)
             self._daemon.apply_settings()
@@ -162,7 +160,7 @@ class TransferCommands:
         settings = self._daemon.settings.settings
         return {
             "up": "off" if settings.up is None else settings.up,
-            "down": "off",
+            "down": "off" if settings.down is None else settings.down,
             "help": "off" if settings.help is None else settings.help,
         }
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from exchange.budget import Budget
 from exchange.buffers import BufferPool
 from exchange.session import Session
 from exchange.spool import Spool
@@ -99,6 +100,7 @@ class Engine:
         self.sending = BufferPool(SENDING_BYTES_MAX)
         self.received_bytes = 0
         self.wasted_bytes = 0
+        self._down = Budget(None, runtime.clock.monotonic())
         self._sent_bytes = {Purpose.OWN: 0, Purpose.HELP: 0}
         self._sessions: dict[int, Session] = {}
         self._swarms: dict[Tag, Swarm] = {}
@@ -123,9 +125,10 @@ class Engine:
             finally:
                 self._nursery = None
 
-    def set_budgets(self, *, up: float | None, help: float | None) -> None:
-        """Use other caps from now on."""
+    def set_budgets(self, *, up: float | None, help: float | None, down: float | None = None) -> None:
+        """Use other caps from now on. ``down`` caps what we request, and with it what comes."""
         self.uplink.change(self._now(), up, help)
+        self._down.change(down, self._now())
         self._wake.set()
 
     def set_paused(self, paused: bool) -> None:
@@ -231,6 +234,14 @@ class Engine:
         if self._swarms.get(swarm.tag) is swarm:
             del self._swarms[swarm.tag]
             self.wasted_bytes += swarm.wasted_bytes
+
+    def may_request(self) -> bool:
+        """Whether blocks may be requested now; swarms look again at their next tick."""
+        return not self.paused and self._down.wait_seconds(self._now()) == 0.0
+
+    def requested(self, size_bytes: int) -> None:
+        """A block was requested."""
+        self._down.spend(size_bytes, self._now())
 
     def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> None:
         """They want a block."""

@@ -173,13 +173,14 @@ class Swarm:
             self._request_from(source)
 
     def _request_from(self, source: int) -> None:
-        if not self.running or self._engine.paused:
+        if not self.running or not self._engine.may_request():
             return
         session = self._sessions.get(source)
         if session is None or self._engine.strikes.is_shut_out(session.link.peer.node, self._now()):
             return
         for pick in self._picker.picks(source, self._now()):
             session.request(self.tag, pick.chunk, pick.offset, pick.length)
+            self._engine.requested(pick.length)
 
     def _cancel(self, withdrawals: list[Withdrawal]) -> None:
         for withdrawal in withdrawals:

@@ -153,12 +153,12 @@ async def test_limits_and_pause_survive_a_restart(world: World, autojump_clock: 
     async with world.daemon(up_bytes_per_second=5e6) as daemon:
         call = Caller(daemon)
         assert await call("limit") == {"up": 5e6, "down": "off", "help": "off"}
-        assert await call("limit", up="off", help=1000) == {"up": "off", "down": "off", "help": 1000.0}
+        assert await call("limit", up="off", down=2e6, help=1000) == {"up": "off", "down": 2e6, "help": 1000.0}
         await call("pause")
         assert daemon.engine.statistics().paused
     async with world.daemon(up_bytes_per_second=5e6) as daemon:
         call = Caller(daemon)
-        assert await call("limit") == {"up": "off", "down": "off", "help": 1000.0}
+        assert await call("limit") == {"up": "off", "down": 2e6, "help": 1000.0}
         assert daemon.engine.statistics().paused and (await call("status"))["paused"]
         await call("resume")
         assert not daemon.engine.statistics().paused
@@ -256,7 +256,7 @@ async def test_leaving_forgets_the_key_and_stops_the_daemon(world: World, autoju
 
 async def test_a_second_daemon_on_the_same_state_is_refused(world: World, autojump_clock: object) -> None:
     async with world.daemon() as daemon:
-        with pytest.raises(ConfigError, match="another daemon"):
+        with pytest.raises(ConfigError, match="already running"):
             async with opened(daemon.config, memory_runtime(name="second")):
                 pass
 

@@ -337,3 +337,17 @@ async def test_the_tracker_may_come_back_with_an_empty_mind(world: World, autoju
             await connected(bert)
             get = await ended(bert, await bert.gets.get(tag, "", world.folder / "copy"))
             assert get.state is GetState.DONE
+
+
+async def test_a_cap_on_downloads_holds(world: World, autojump_clock: object) -> None:
+    data = some_bytes(8 * MIB)
+    async with world.tracker.running(), world.daemon("anna") as anna, world.daemon("bert") as bert:
+        await connected(anna)
+        await connected(bert)
+        await bert.settings.change(down=1e6)
+        bert.apply_settings()
+        tag = await share(world, anna, world.file("film", data))
+        begin = trio.current_time()
+        get = await ended(bert, await bert.gets.get(tag, "", world.folder / "copy"))
+        assert get.target.read_bytes() == data
+        assert 0.75 * len(data) / 1e6 < trio.current_time() - begin < 1.5 * len(data) / 1e6
