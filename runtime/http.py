@@ -9,12 +9,17 @@ import logging
 import socket as stdlib_socket
 from typing import Any
 
+import hypercorn.trio.run
+import structlog
 import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio import serve
+from hypercorn.trio.tcp_server import TCPServer
 
 from protocol.errors import ConfigError
 from protocol.ids import format_address, parse_address
+
+log = structlog.get_logger()
 
 # From connecting to the end of the first request's head, and between requests.
 IDLE_SECONDS_MAX = 15.0
@@ -27,6 +32,30 @@ BACKLOG = 100
 # Tracebacks of the application and of the server; where it listens is told by the program.
 _errors = logging.getLogger("hypercorn.error")
 _errors.setLevel(logging.WARNING)
+
+
+class _Connection(TCPServer):
+    """hypercorn's connection, whose failures end that connection and nothing else.
+
+    As it comes (0.18), a client that hangs up in the middle of a request can make two of its tasks send at once, and
+    the error ends the server, and with it the program. Considered: a serve loop of our own around it; that needs more
+    of what is theirs alone.
+    """
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        except* Exception as group:  # noqa: BLE001  # whatever it is, it is about one connection
+            log.warning("http connection failed", reason=repr(_first(group)))
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+hypercorn.trio.run.TCPServer = _Connection  # type: ignore[attr-defined]  # there is no other way in
 
 
 class _BoundConfig(Config):

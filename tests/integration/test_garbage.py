@@ -110,7 +110,7 @@ def test_who_says_nothing_is_sent_away_at_the_deadline(crew: Crew) -> None:
     first = client_hello()
     with contextlib.ExitStack() as stack:
         silent = []
-        counts = {program: len(program.logged("stranger refused")) for program in listeners(crew)}
+        counts = {p: len(p.logged("stranger refused", reason="longer than")) for p in listeners(crew)}
         for program in listeners(crew):
             for begun in (b"", first[:50], first):
                 connection = stack.enter_context(socket.create_connection(parse_address(program.address), 10))
