@@ -46,7 +46,7 @@ def test_a_higher_version_and_unknown_features_are_spoken_with(crew: Crew) -> No
                 reading.start_soon(read_all, link)
                 link.ping()
                 with trio.fail_after(10):
-                    while link.round_trip_seconds is None:  # noqa: ASYNC110  # a link tells nobody of its pongs
+                    while link.round_trip_seconds is None:  # a link tells nobody of its pongs
                         await trio.sleep(0.02)
                 reading.cancel_scope.cancel()
 

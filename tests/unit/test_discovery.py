@@ -77,7 +77,7 @@ async def neighbours(lan: Callable[[], Discovery], *those: Neighbour) -> AsyncIt
 
 async def until(condition: Callable[[], object], seconds: float = SECONDS_MAX) -> None:
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in other threads
+        while not condition():
             await trio.sleep(0.02)
 
 

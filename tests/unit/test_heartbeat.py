@@ -188,7 +188,7 @@ async def until(condition: Callable[[], object], seconds: float = 100.0) -> floa
     """Wait until ``condition()``; return how long it took. Virtual time."""
     begun = trio.current_time()
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event, and the clock is a mock
+        while not condition():
             await trio.sleep(max(0.01, seconds / 5000))
     return trio.current_time() - begun
 

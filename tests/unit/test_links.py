@@ -99,7 +99,7 @@ async def net() -> AsyncIterator[Net]:
 async def until(condition: Callable[[], object], seconds: float = 60.0) -> float:
     begun = trio.current_time()
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event, and the clock is a mock
+        while not condition():
             await trio.sleep(0.01)
     return trio.current_time() - begun
 
