@@ -38,13 +38,12 @@ from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
 from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
-from protocol.limits import WORD_BYTES_MAX
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
-from runtime.links import Links
+from runtime.links import Links, shorten
 from runtime.logs import setup_logs
 from runtime.real import real_runtime
 from runtime.seam import Database, File, Runtime
@@ -77,7 +76,7 @@ class Daemon:
         self.settings = settings
         self.events = Events(runtime.clock)
         self.book = InventoryBook(runtime.random.getrandbits(53))
-        self.name = config.name or _cut(runtime.machine_name)
+        self.name = config.name or keyring.name or shorten(runtime.machine_name)
         self.node = keyring.credentials.node
         self.swarm = keyring.credentials.swarm
         self.listen = ""
@@ -304,9 +303,6 @@ def _recent(jobs: list[J]) -> list[J]:
     ended = [job for job in jobs if job.state.final]
     return ended[-ENDED_SHOWN_MAX:] + [job for job in jobs if not job.state.final]
 
-
-def _cut(name: str) -> str:
-    return name.encode("utf-8")[:WORD_BYTES_MAX].decode("utf-8", "ignore")
 
 
 async def serve_until_signal(config: DaemonConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:

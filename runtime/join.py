@@ -83,7 +83,7 @@ async def _join_at(
     credentials = Credentials.of(key, joined.certificate, (authority,), joined.revocations)
     if credentials.role is not invite.role:
         raise NotTrusted(f"{address}: a certificate of a {credentials.role}, the invite was for a {invite.role}")
-    return Keyring(folder, credentials, _reachable(tracker, address, joined.tracker))
+    return Keyring(folder, credentials, _reachable(tracker, address, joined.tracker), shorten(name))
 
 
 async def _speak(

@@ -5,6 +5,7 @@
     authority.pem     the swarm's authorities, ours first
     revocations.der   who was shut out, signed by an authority
     tracker.json      {"node": id, "addresses": ["host:port", ...]}
+    name.txt          what this node was called when it joined; for people
 
 Every file is replaced as a whole and durably: after a crash it is the old one or the new one. Who may be a member is
 not decided here but in identity.py; how one becomes a member is in join.py.
@@ -25,6 +26,7 @@ from protocol.errors import ConfigError, NotTrusted
 from protocol.ids import NodeAddress, Role, parse_address, parse_node_id
 from protocol.limits import ADDRESSES_MAX, REVOCATIONS_BYTES_MAX
 from runtime.identity import Credentials, read_private_key
+from runtime.links import shorten
 from runtime.seam import Disk, Runtime
 
 KEY = "key.pem"
@@ -32,17 +34,19 @@ CERTIFICATE = "certificate.pem"
 AUTHORITY = "authority.pem"
 REVOCATIONS = "revocations.der"
 TRACKER = "tracker.json"
+NAME = "name.txt"
 
 _PEM_BYTES_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Who a node is, whom it trusts, and where its tracker answers."""
+    """Who a node is, whom it trusts, where its tracker answers, and what people call it (may be empty)."""
 
     folder: Path
     credentials: Credentials
     tracker: NodeAddress
+    name: str = ""
 
 
 async def load_keyring(runtime: Runtime, folder: Path) -> Keyring:
@@ -68,6 +72,7 @@ async def save_keyring(runtime: Runtime, keyring: Keyring) -> None:
         disk.write_small(keyring.folder / AUTHORITY, b"".join(map(_pem, credentials.authorities)), mode=0o644)
         disk.write_small(keyring.folder / REVOCATIONS, credentials.revocations, mode=0o644)
         disk.write_small(keyring.folder / TRACKER, _tracker_json(keyring.tracker), mode=0o644)
+        disk.write_small(keyring.folder / NAME, keyring.name.encode("utf-8"), mode=0o644)
         disk.write_small(keyring.folder / CERTIFICATE, _pem(credentials.certificate), mode=0o644)
 
     await runtime.run_sync(save)
@@ -79,7 +84,7 @@ async def remove_keyring(runtime: Runtime, folder: Path) -> None:
     """
 
     def remove() -> None:
-        for name in (CERTIFICATE, TRACKER, REVOCATIONS, AUTHORITY, KEY):
+        for name in (CERTIFICATE, NAME, TRACKER, REVOCATIONS, AUTHORITY, KEY):
             runtime.disk.remove(folder / name)
         try:
             runtime.disk.sync_folder(folder)
@@ -177,7 +182,7 @@ def _load(disk: Disk, folder: Path) -> Keyring:
         credentials = Credentials.of(key, certificates[0], authorities, revocations)
     except NotTrusted as error:
         raise ConfigError(f"{folder}: its files do not fit each other: {error}; restore them, or join again") from error
-    return Keyring(folder, credentials, tracker)
+    return Keyring(folder, credentials, tracker, _read_name(disk, folder / NAME))
 
 
 def _load_key(disk: Disk, folder: Path) -> Ed25519PrivateKey:
@@ -209,6 +214,13 @@ def _private_pem(key: Ed25519PrivateKey) -> bytes:
     from cryptography.hazmat.primitives.serialization import NoEncryption, PrivateFormat
 
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _read_name(disk: Disk, path: Path) -> str:
+    try:
+        return shorten(disk.read_small(path, _PEM_BYTES_MAX).decode("utf-8", "replace").strip())
+    except OSError:
+        return ""  # Only for people: whoever joined before names were kept, or lost this file, is none the worse.
 
 
 def _tracker_json(tracker: NodeAddress) -> bytes:

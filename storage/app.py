@@ -23,14 +23,13 @@ from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
 from protocol.ids import NodeId, Role, parse_address
-from protocol.limits import WORD_BYTES_MAX
 from runtime.control import Handler
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
-from runtime.links import Links
+from runtime.links import Links, shorten
 from runtime.logs import setup_logs
 from runtime.real import real_runtime
 from runtime.seam import File, Runtime
@@ -97,7 +96,7 @@ class StorageNode:
             rest_seconds=config.rest_seconds,
             idle_seconds=config.idle_seconds,
         )
-        self.name = config.name or _cut(runtime.machine_name)
+        self.name = config.name or keyring.name or shorten(runtime.machine_name)
         self.node = keyring.credentials.node
         self.links = Links(runtime, keyring.credentials, name=self.name, serve=self.serve)
         keeper = KeyringKeeper(runtime, keyring)
@@ -278,9 +277,6 @@ def _lock(runtime: Runtime, folder: Path) -> File:
         raise ConfigError(f"{folder}: another storage node is running on it; stop that one, or give another --data")
     return lock
 
-
-def _cut(name: str) -> str:
-    return name.encode("utf-8")[:WORD_BYTES_MAX].decode("utf-8", "ignore")
 
 
 async def serve_until_signal(config: StorageConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,10 @@ async def test_the_keeper_writes_what_changed_and_never_an_older_state(
     await keeper.keep_credentials(newest.with_certificate(renewed))
     assert (await load_keyring(runtime, keyring.folder)).credentials.certificate == renewed
     assert keeper.keyring.tracker == elsewhere
+
+
+async def test_a_node_remembers_what_it_was_called_when_it_joined(runtime, keyring: Keyring) -> None:
+    await save_keyring(runtime, replace(keyring, name="camera truck"))
+    assert (await load_keyring(runtime, keyring.folder)).name == "camera truck"
+    await runtime.run_sync(runtime.disk.remove, keyring.folder / "name.txt")
+    assert (await load_keyring(runtime, keyring.folder)).name == ""
