@@ -16,6 +16,7 @@ from runtime.keyring import (
     AUTHORITY,
     CERTIFICATE,
     KEY,
+    NAME,
     REVOCATIONS,
     TRACKER,
     Keyring,
@@ -28,7 +29,7 @@ from runtime.keyring import (
 )
 from runtime.seam import Runtime
 
-FILES = {KEY, CERTIFICATE, AUTHORITY, REVOCATIONS, TRACKER}
+FILES = {KEY, CERTIFICATE, AUTHORITY, REVOCATIONS, TRACKER, NAME}
 
 
 @pytest.fixture
