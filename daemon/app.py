@@ -304,7 +304,6 @@ def _recent(jobs: list[J]) -> list[J]:
     return ended[-ENDED_SHOWN_MAX:] + [job for job in jobs if not job.state.final]
 
 
-
 async def serve_until_signal(config: DaemonConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:
     """Run a daemon until SIGTERM or SIGINT, or until it left; ``ready`` is called once, when it accepts connections."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
