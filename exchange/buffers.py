@@ -1,11 +1,12 @@
 """A bounded pool of reused block buffers: back-pressure in bytes, and memory that stays warm.
 
-Who wants a buffer waits for one; a link whose block has no buffer is not read, and TCP slows its sender down.
+Who wants a buffer waits for one; a link whose block has no buffer is not read, and TCP slows its sender down. First
+come, first served: nobody overtakes a large request, or it would wait for ever.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 
 import trio
 
@@ -20,7 +21,7 @@ class BufferPool:
         self._out_bytes = 0
         self._free: dict[int, list[bytearray]] = {}  # capacity -> buffers
         self._free_bytes = 0
-        self._queue: deque[trio.Event] = deque()
+        self._queue: OrderedDict[trio.Event, int] = OrderedDict()  # turn -> capacity
 
     @property
     def out_bytes(self) -> int:
@@ -30,18 +31,18 @@ class BufferPool:
     async def take(self, size_bytes: int) -> memoryview:
         """Return a buffer of exactly ``size_bytes``; first come, first served."""
         capacity = _capacity(size_bytes)
-        while self._out_bytes and (self._out_bytes + capacity > self._bytes_max):
+        if not self._queue and self._has_room(capacity):
+            self._out_bytes += capacity
+        else:
             turn = trio.Event()
-            self._queue.append(turn)
+            self._queue[turn] = capacity
             try:
                 await turn.wait()
             except BaseException:
-                if turn in self._queue:
-                    self._queue.remove(turn)
-                else:
-                    self._wake()
+                if self._queue.pop(turn, None) is None:
+                    self._out_bytes -= capacity  # its turn had come
+                self._serve()
                 raise
-        self._out_bytes += capacity
         free = self._free.get(capacity)
         if free:
             self._free_bytes -= capacity
@@ -57,11 +58,20 @@ class BufferPool:
         if self._free_bytes + len(whole) <= self._bytes_max // 2:
             self._free.setdefault(len(whole), []).append(whole)
             self._free_bytes += len(whole)
-        self._wake()
+        self._serve()
 
-    def _wake(self) -> None:
-        if self._queue:
-            self._queue.popleft().set()
+    def _has_room(self, capacity: int) -> bool:
+        return not self._out_bytes or self._out_bytes + capacity <= self._bytes_max
+
+    def _serve(self) -> None:
+        """Let in whoever waits, as far as there is room; the room is theirs before they run."""
+        while self._queue:
+            turn, capacity = next(iter(self._queue.items()))
+            if not self._has_room(capacity):
+                return
+            del self._queue[turn]
+            self._out_bytes += capacity
+            turn.set()
 
 
 def _capacity(size_bytes: int) -> int:

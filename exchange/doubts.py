@@ -4,7 +4,7 @@ Such a node makes chunks all alone, where every lie would be its own, until enou
 as many each further time. So whoever lies now and then spoils no more than the logarithm of what it delivers, and an
 honest node that shared a chunk with a liar loses nothing but company.
 
-Kept by node, not by link: coming back on a new link clears nobody. What becomes of those who were wrong alone, strikes.py
+Kept by node, not by link: coming back on a new link clears nobody. What becomes of who was wrong alone, strikes.py
 says.
 """
 

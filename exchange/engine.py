@@ -243,10 +243,10 @@ class Engine:
         """A block was requested."""
         self._down.spend(size_bytes, self._now())
 
-    def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> None:
-        """They want a block."""
-        self.uplink.add(session.number, wanted, purpose)
+    def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> bool:
+        """They want a block. False: they have asked for it already, and it is not sent yet."""
         self._wake.set()
+        return self.uplink.add(session.number, wanted, purpose)
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
         """A granted block has left, or could not be sent (0 bytes)."""

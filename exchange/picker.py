@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exchange.assembly import Assembly, cells_of, first_run, last_run, run_bytes, run_mask
+from exchange.assembly import CELL_BYTES, Assembly, cells_of, first_run, last_run, run_bytes, run_mask
 from exchange.doubts import Doubts
 from exchange.rarity import rarity_levels
 from exchange.source import STALL_SECONDS, Request, Source
@@ -63,16 +63,16 @@ class Picker:
         self._rng = rng
         self._sources: dict[int, Source] = {}
         self._fresh = wanted.copy()  # wanted, not open
+        self._left_bytes = sum(map(layout.bytes_of, wanted))  # of what is wanted, not arrived
         self._whole: set[int] = set()  # open, all arrived, not judged yet
         self._free: dict[int, int] = {}  # open chunk -> its missing cells that nobody was asked for, never 0
-        self._free_cells = 0
         self._asked: dict[int, dict[tuple[int, int], Request]] = {}  # chunk -> (source, offset) -> what is outstanding
         self._maker: dict[int, int] = {}  # open chunk that one source makes alone -> which
         self._once_wrong: set[int] = set()  # to be made by one source alone
         self._doubts = Doubts()
         self._moved_at: dict[int, float] = {}  # open chunk -> when it last got a cell
         self._taken_over: dict[int, int] = {}  # chunk -> how often it changed hands
-        self._tail = Tail()
+        self._tail = Tail(layout.size_bytes)
         self._withdrawn: list[tuple[int, Request]] = []  # source and what it is to be told to cancel
         self._levels: list[Bitmap] | None = None  # rarity: chunks that at most 1, 2, 3, 4 sources offer
 
@@ -122,6 +122,18 @@ class Picker:
                 union = union | source.have
         return union
 
+    def under_way(self) -> dict[int, NodeId]:
+        """Return the chunks of which something was asked for or has arrived, and for each the node that gives most."""
+        found: dict[int, NodeId] = {}
+        for chunk in self._assembly.chunks():
+            shares = dict(self._assembly.senders(chunk))
+            for (source, _), request in self._asked.get(chunk, {}).items():
+                node = self._sources[source].node
+                shares[node] = shares.get(node, 0) + (0 if request.void else request.length)
+            if shares:
+                found[chunk] = max(shares, key=lambda node: (shares[node], node))
+        return found
+
     def rate_of(self, source: int) -> float | None:
         """Return a source's measured rate in bytes per second, None before its first block."""
         return self._sources[source].rate.bytes_per_second
@@ -149,6 +161,7 @@ class Picker:
         request = self._settle(known, chunk, offset)
         known.delivered(request, now)
         self._moved_at[chunk] = now
+        self._left_bytes -= request.length
         whole = self._assembly.arrived(chunk, request.first, request.count, known.node)
         self._set_free(chunk, self._free.get(chunk, 0) & ~request.cells)
         if whole:
@@ -178,7 +191,9 @@ class Picker:
             self._levels = None
             if self._maker.get(chunk) == source and chunk not in self._whole:
                 self._start_over(chunk)
-        elif not request.void:
+        elif request.void:
+            self._tail.spared(request.length)
+        else:
             # Asking it again at once would be answered in the same way.
             known.rests_until = now + REST_SECONDS
         self._recount(chunk)
@@ -199,6 +214,7 @@ class Picker:
         makers = sorted(self._assembly.finish(chunk))
         self._close(chunk)
         self._fresh.add(chunk)
+        self._left_bytes += self.layout.bytes_of(chunk)
         self._once_wrong.add(chunk)
         for node in makers:
             self._doubt(node)
@@ -213,7 +229,9 @@ class Picker:
     def want_again(self, chunks: Iterable[int]) -> None:
         """Chunks that were verified once, or are open, are wanted from the beginning (rot, a failed write)."""
         for chunk in chunks:
-            self.wanted.add(chunk)
+            if chunk not in self.wanted:
+                self.wanted.add(chunk)
+                self._left_bytes += self.layout.bytes_of(chunk)
             self._start_over(chunk)
 
     def stalled(self, now: float) -> list[Withdrawal]:
@@ -241,19 +259,17 @@ class Picker:
         if known is None or now < known.rests_until:
             return []
         picks: list[Pick] = []
-        room_bytes = known.pipeline_bytes()
+        room_bytes = known.pipeline_bytes(self._tail.seconds_left(self._left_bytes, self._sources.values(), now))
+        # A pipeline of few blocks runs dry between two of them.
+        cells = min(known.block_cells(), max(1, room_bytes // (4 * CELL_BYTES)))
         while known.outstanding_bytes < room_bytes and len(known.outstanding) < _REQUESTS_MAX:
-            found = self._next_run(known, now)
+            found = self._next_run(known, cells, now)
             if found is None:
                 break
             picks.append(self._ask(known, *found, now))
         return picks
 
-    def _next_run(self, source: Source, now: float) -> tuple[int, int, int] | None:
-        cells = source.block_cells()
-        if not self._fresh:
-            # Towards the end smaller blocks: half of what is left, shared out.
-            cells = min(cells, max(1, self._free_cells // (2 * len(self._sources))))
+    def _next_run(self, source: Source, cells: int, now: float) -> tuple[int, int, int] | None:
         # 1. Go on with the chunk of its own.
         if source.making is not None:
             free = self._free_for(source, source.making)
@@ -427,12 +443,10 @@ class Picker:
                 self._recount(chunk)
 
     def _set_free(self, chunk: int, free: int) -> None:
-        before = self._free.get(chunk, 0)
-        self._free_cells += free.bit_count() - before.bit_count()
         if free:
             self._free[chunk] = free
-        elif before:
-            del self._free[chunk]
+        else:
+            self._free.pop(chunk, None)
 
     def _recount(self, chunk: int) -> None:
         """Count anew which cells of ``chunk`` nobody was asked for."""
@@ -450,7 +464,9 @@ class Picker:
         """Throw away what has arrived of ``chunk``, and who makes it. Requests under way stay outstanding, void."""
         for (source, _), request in self._asked.get(chunk, {}).items():
             self._void(source, request)
-        self._assembly.reset(chunk)
+        if chunk in self._assembly:
+            self._left_bytes += self._assembly.arrived_bytes(chunk)
+            self._assembly.reset(chunk)
         self._close(chunk)
         if chunk in self.wanted:
             self._fresh.add(chunk)

@@ -122,7 +122,8 @@ class Session:
             return
         if request.offset + request.length > held.layout.bytes_of(request.chunk):
             raise RemoteProtocolError(f"a request beyond the end of chunk {request.chunk}")
-        self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP)
+        if not self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP):
+            raise RemoteProtocolError(f"a second request for chunk {request.chunk} offset {request.offset}")
 
     def _receive_have(self, have: m.Have) -> None:
         chunks = [chunk for chunk in have.chunks if chunk < have.tag.chunks]
@@ -185,7 +186,9 @@ class Session:
     # --- what we say ---
 
     def request(self, tag: Tag, chunk: int, offset: int, length: int) -> None:
-        """Request a block."""
+        """Request a block. One that an earlier fetch of the tag requested and gave up is answered already: once."""
+        if (tag, chunk, offset) in self._due:
+            return
         self._due[(tag, chunk, offset)] = length
         self.link.post(m.Request(tag=tag, chunk=chunk, offset=offset, length=length))
 

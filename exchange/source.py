@@ -32,6 +32,7 @@ _PIPELINE_BYTES_FIRST = 8 * CELL_BYTES
 _RAMP_RESPONSES = 1.5
 _RATE_GUESS = 512 * KIB
 _RESPONSE_GUESS_SECONDS = 0.2
+_SHARE_ASKED_FOR = 0.5
 # A block should take about this long, between one cell and 1 MiB.
 _BLOCK_SECONDS = 0.05
 _BLOCK_CELLS_MAX = 16
@@ -73,6 +74,7 @@ class Source:
     cells: dict[int, int] = field(default_factory=dict)  # chunk -> cells that are outstanding, void ones too
     rate: RateMeter = field(default_factory=RateMeter)
     response: ResponseMeter = field(default_factory=ResponseMeter)
+    delivered_bytes: int = 0
     ramp_bytes: int = _PIPELINE_BYTES_FIRST  # 0: the ramp has ended, the rate is known
     making: int | None = None  # the chunk of its own
     stalled: bool = False
@@ -101,6 +103,7 @@ class Source:
         self.rate.delivered(request.length, request.asked_at, now)
         seconds = now - request.asked_at
         self.response.took(seconds, now)
+        self.delivered_bytes += request.length
         if seconds > _RAMP_RESPONSES * self.response_seconds():
             self.ramp_bytes = 0
         elif self.ramp_bytes:
@@ -108,16 +111,22 @@ class Source:
         self.progress_at = now
         self.stalled = False
 
-    def pipeline_bytes(self) -> int:
-        """Return how much may be outstanding."""
+    def pipeline_bytes(self, seconds_left: float) -> int:
+        """Return how much may be outstanding, if everything from everybody takes ``seconds_left`` more."""
         if self.stalled:
             return CELL_BYTES
         rate = self.rate.bytes_per_second
         if rate is None:
             return _PIPELINE_BYTES_FIRST
-        seconds = 1.25 * self.response_seconds() + _SPARE_SECONDS
+        response_seconds = self.response_seconds()
+        seconds = 1.25 * response_seconds + _SPARE_SECONDS
         seconds = min(max(seconds, _PIPELINE_SECONDS_MIN), _PIPELINE_SECONDS_MAX)
-        return int(min(max(rate * seconds, self.ramp_bytes, _PIPELINE_BYTES_MIN), _PIPELINE_BYTES_MAX))
+        # A rate that was measured over few bytes is a rumour: never more at once than has come so far.
+        size_bytes = min(rate * seconds, _PIPELINE_BYTES_FIRST + self.delivered_bytes)
+        size_bytes = max(size_bytes, self.ramp_bytes, _PIPELINE_BYTES_MIN)
+        # Towards the end at most half of its share, so that it can still be shared anew; a round trip's worth always.
+        share_bytes = rate * max(seconds_left * _SHARE_ASKED_FOR, response_seconds)
+        return int(min(size_bytes, max(share_bytes, CELL_BYTES), _PIPELINE_BYTES_MAX))
 
     def block_cells(self) -> int:
         """Return how many cells one request should have."""

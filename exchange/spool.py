@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from protocol.errors import ChunkMissing
+from protocol.errors import ChunkMissing, StorageBroken
 from protocol.limits import MIB
 from protocol.manifest import Manifest
 from runtime.seam import File, Runtime
@@ -78,7 +78,7 @@ class Spool:
         """Write blocks; return for each chunk that became whole whether its digest is right. Runs in a thread.
 
         Raises:
-            StorageFull, StorageBroken: some of them may not be written.
+            StorageFull, StorageBroken: some of them may not be written; a chunk could not be read back.
         """
         judged = []
         for write in writes:
@@ -96,11 +96,19 @@ class Spool:
         return judged
 
     def check_chunk(self, chunk: int) -> bool:
-        """Read a chunk back and return whether its digest is right. Runs in a thread."""
+        """Read a chunk back and return whether its digest is right. Runs in a thread.
+
+        Raises:
+            StorageBroken: it cannot be read.
+        """
         return self._hash_rest(chunk, hashlib.sha256(), 0) == self.manifest.digests[chunk]
 
     async def verify_chunk(self, chunk: int) -> bool:
-        """Read a chunk back and return whether its digest is right."""
+        """Read a chunk back and return whether its digest is right.
+
+        Raises:
+            StorageBroken: it cannot be read.
+        """
         return await self._runtime.run_sync(self.check_chunk, chunk)
 
     async def read_block(self, chunk: int, offset: int, target: memoryview) -> None:
@@ -135,7 +143,10 @@ class Spool:
         if done < size:
             buffer = memoryview(bytearray(min(_READ_BACK_BYTES, size - done)))
             while done < size:
-                count = self._file.read_into(buffer[: size - done], start + done)
+                try:
+                    count = self._file.read_into(buffer[: size - done], start + done)
+                except OSError as error:
+                    raise StorageBroken(f"read back {self.path.name}: {error}") from error
                 if count == 0:
                     break
                 hasher.update(buffer[:count])

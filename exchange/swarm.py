@@ -64,6 +64,10 @@ class Swarm:
         """The nodes that offer some of it now."""
         return [session.link.peer.node for session in self._sessions.values()]
 
+    def under_way(self) -> dict[int, NodeId]:
+        """Return the chunks that are on their way, and for each the node that gives most of it."""
+        return self._picker.under_way()
+
     def everyone_has(self, without: Container[NodeId]) -> bool:
         """Whether each chunk that is still missing is offered by somebody who is not in ``without``."""
         left_out = [node for node in self.sources if node in without]
@@ -121,7 +125,9 @@ class Swarm:
     # --- called by the sessions ---
 
     def attach(self, session: Session, have: Bitmap) -> None:
-        """A link offers ``have``; an earlier offer of the same link is replaced."""
+        """A link offers ``have``, which is added to its earlier offer. Nothing is taken from who is shut out."""
+        if self._engine.strikes.is_shut_out(session.link.peer.node, self._now()):
+            return
         if session.number in self._sessions:
             self._picker.add_have(session.number, have)
         else:
@@ -201,6 +207,10 @@ class Swarm:
         except StorageError:
             # What of the batch is on the disk nobody knows; all open chunks begin anew.
             self._picker.want_again([chunk for chunk in self._assembly.chunks()])
+            raise
+        except BaseException:
+            # Cancelled before the thread began: these blocks have arrived, but will never be written.
+            self._picker.want_again(sorted({write.chunk for write, _ in batch}))
             raise
         finally:
             for _, buffer in batch:

@@ -4,6 +4,9 @@ It doubles the request that is expected last, if it would be clearly sooner: one
 everybody ends together. Nothing is asked for from more than two sources at a time. Whoever loses is cancelled
 (picker.py). A chunk that one source must make alone cannot be doubled; it may be taken over as a whole.
 
+Expectations are guesses, and on a busy machine bad ones: what is doubled for a small gain comes out of an allowance of
+a hundredth of the file. Only who would gain a second doubles beyond it.
+
 Pure. The order of expectations is made once in a while for all idle sources together: each of 200 sources looking
 through all others' requests was most of the time spent.
 """
@@ -12,23 +15,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from exchange.assembly import CELL_BYTES
 from exchange.source import Request, Source
 
 # How old the order of expectations may be. A tail lasts some tenths of a second.
 _ORDER_SECONDS = 0.02
+# The same for the sum of all rates: a few sources of a fast network share out a file within milliseconds.
+_RATE_SECONDS_PER_SOURCE = 0.0001
 # Sooner by so much, or it is not worth a block that comes twice.
 _GAIN_SECONDS = 0.05
 _GAIN_SHARE = 0.25
+_GAIN_SECONDS_ALWAYS = 1.0
+_ALLOWANCE_SHARE = 0.01
+_ALLOWANCE_BYTES_MIN = 4 * CELL_BYTES
 
 
 class Tail:
     """The expectations of all sources, latest first."""
 
-    __slots__ = ("_latest", "_made_at")
+    __slots__ = ("_allowance_bytes", "_latest", "_made_at", "_rate", "_rate_until")
 
-    def __init__(self) -> None:
+    def __init__(self, size_bytes: int) -> None:
         self._latest: list[tuple[float, Source, Request]] = []
         self._made_at = float("-inf")
+        self._rate = 1.0
+        self._rate_until = float("-inf")
+        self._allowance_bytes = max(_ALLOWANCE_BYTES_MIN, int(size_bytes * _ALLOWANCE_SHARE))
+
+    def seconds_left(self, size_bytes: int, sources: Iterable[Source], now: float) -> float:
+        """Return how long all sources that deliver take for ``size_bytes`` together."""
+        if now > self._rate_until:
+            rates = [source.expected_rate() for source in sources if not source.stalled]
+            self._rate = max(1.0, sum(rates))
+            self._rate_until = now + len(rates) * _RATE_SECONDS_PER_SOURCE
+        return size_bytes / self._rate
 
     def later_than(
         self,
@@ -38,7 +58,7 @@ class Tail:
         now: float,
     ) -> Request | None:
         """Return the last expected request of others that ``source`` would answer sooner, and is ``allowed`` to."""
-        if now - self._made_at > _ORDER_SECONDS or now < self._made_at:
+        if not 0 <= now - self._made_at <= _ORDER_SECONDS:
             self._latest = [
                 (now + seconds, other, request) for other in sources for seconds, request in other.expectations(now)
             ]
@@ -53,11 +73,21 @@ class Tail:
                 other is not source
                 and not request.void
                 and other.outstanding.get((request.chunk, request.offset)) is request
-                and _pays(source.seconds_for(request.length), expected_at - now)
+                and self._worth(request.length, source.seconds_for(request.length), expected_at - now)
                 and allowed(source, request)
             ):
+                self._allowance_bytes -= request.length
                 return request
         return None
+
+    def spared(self, size_bytes: int) -> None:
+        """Something that was doubled was cancelled in time."""
+        self._allowance_bytes += size_bytes
+
+    def _worth(self, size_bytes: int, seconds: float, seconds_otherwise: float) -> bool:
+        if size_bytes > self._allowance_bytes and seconds_otherwise - seconds < _GAIN_SECONDS_ALWAYS:
+            return False
+        return _pays(seconds, seconds_otherwise)
 
 
 def _pays(seconds: float, seconds_otherwise: float) -> bool:

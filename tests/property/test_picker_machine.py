@@ -316,6 +316,12 @@ class PickerMachine(RuleBasedStateMachine):
             return
         self.forget_started_over()
         assert set(self.picker.wanted) == self.wanted
+        arrived = sum(
+            min(CELL_BYTES, self.layout.bytes_of(chunk) - cell * CELL_BYTES)
+            for chunk, cells in self.arrived.items()
+            for cell in cells
+        )
+        assert self.picker._left_bytes == sum(map(self.layout.bytes_of, self.wanted)) - arrived
         assert self.picker.complete == (not self.wanted)
         assert self.picker.sources() == list(self.links)
         for source, link in self.links.items():

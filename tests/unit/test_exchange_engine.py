@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ from exchange.engine import Engine, Held
 from exchange.spool import Spool
 from protocol.bitmap import Bitmap
 from protocol.connection import Connection
-from protocol.errors import ChunkMissing
+from protocol.errors import ChunkMissing, RemoteProtocolError
 from protocol.ids import NodeId, Role, Tag, node_id_from_bytes
 from protocol.limits import KIB, MIB
 from protocol.manifest import Layout, Manifest
-from protocol.messages import Hello
+from protocol.messages import Hello, Request
 from runtime.identity import Peer
 from runtime.link import Link, running
 from runtime.real import real_runtime
@@ -312,3 +313,85 @@ async def test_a_capped_uplink_keeps_its_cap(tmp_path: Path) -> None:
         await spool.aclose()
     # A burst of 20 ms may leave at once, and a last block of 1 MiB on credit; nothing else may.
     assert seconds >= (len(data) - MIB) / (8 * MIB) - 0.02
+
+
+async def test_a_fetch_that_is_cancelled_while_writing_goes_on_where_bytes_are_on_the_disk(tmp_path: Path) -> None:
+    data = some_bytes(4 * MIB)
+    holder, getter = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    scope = trio.CancelScope()
+    writes = 0
+
+    async def run_sync(work, *args):
+        nonlocal writes
+        if work.__name__ == "write_blocks":
+            writes += 1
+            if writes == 3:
+                scope.cancel()
+        return await trio.to_thread.run_sync(work, *args)
+
+    getter.engine.runtime = replace(getter.engine.runtime, run_sync=run_sync)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        with scope:
+            await swarm.run()
+        assert scope.cancelled_caught and not swarm.complete
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+    assert getter.engine.strikes.given(holder.id, getter.engine.runtime.clock.monotonic()) == 0
+    assert getter.engine.receiving.out_bytes == 0
+
+
+async def test_a_tag_is_fetched_again_at_once_over_a_link_that_still_owes_blocks_of_it(tmp_path: Path) -> None:
+    data = some_bytes(4 * MIB)
+    holder, getter = Node(1, up_bytes_per_second=16 * MIB), Node(2)
+    manifest = holder.shelf.put(data)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        for attempt in range(3):
+            swarm, spool, verified = await fetch(getter, manifest, tmp_path / f"f{attempt}")
+            getter.engine.ask(link, manifest.tag)
+            if attempt == 2:
+                await swarm.run()
+            else:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(swarm.run)
+                    while not verified:
+                        await trio.sleep(0.001)
+                    nursery.cancel_scope.cancel()
+            swarm.close()
+            await spool.aclose()
+        assert getter.heard == [] and holder.heard == []
+    assert (tmp_path / "f2").read_bytes() == data
+
+
+async def test_who_is_shut_out_is_no_source_when_it_offers_again(tmp_path: Path) -> None:
+    data = some_bytes(2 * MIB)
+    liar, getter = Node(1), Node(2)
+    manifest = liar.shelf.put(data)
+    for _ in range(3):
+        getter.engine.strike(liar.id)
+    async with swarm_of(liar, getter) as connect:
+        link, _ = await connect(getter, liar)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert swarm.sources == [] and not swarm.everyone_has(without=set())
+        swarm.close()
+        await spool.aclose()
+
+
+async def test_who_asks_for_a_block_twice_is_dropped(tmp_path: Path) -> None:
+    holder, getter = Node(1, up_bytes_per_second=0), Node(2)
+    manifest = holder.shelf.put(some_bytes(2 * MIB))
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        for _ in range(2):
+            link.post(Request(tag=manifest.tag, chunk=1, offset=0, length=64 * KIB))
+        while not holder.heard:
+            await trio.sleep(0.001)
+        assert isinstance(holder.heard[0], RemoteProtocolError)
