@@ -6,10 +6,11 @@
 #   make soak    kills, restarts, kills: long
 #   make sim     the simulated swarm: many seeds
 #   make bench   measures this machine; docs/testing.md says how to read it
+#   make bench-crowd    many uplinks, one upload, on shaped lines beside libtorrent; needs root (docs/benchmarks.md)
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak sim bench vectors venv
+.PHONY: demo test check soak sim bench bench-crowd vectors venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -34,6 +35,10 @@ sim: venv
 
 bench: venv
 	.venv/bin/python -m bench.engine_transfer
+
+bench-crowd: venv
+	.venv/bin/python -c 'import libtorrent' 2>/dev/null || .venv/bin/python -m pip install -q '.[bench]'
+	.venv/bin/python -m bench.crowd --rival
 
 # The byte vectors are the law once they are checked in: read the difference before you commit it.
 vectors: venv

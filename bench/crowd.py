@@ -1,0 +1,109 @@
+"""Many uplinks, one upload: real programs on shaped lines (testbed.py), and how near they come to the bound.
+
+    python -m bench.crowd [SCENARIO...] [--mib 64] [--runs 1] [--mbit 20] [--nodes 5] [--rival] [--json FILE] [--lines]
+
+    bound      bytes of the file / payload bytes per second of all uplinks that can be of use
+    stored     seconds from the accepted command to "stored": hashing, asking, committing included
+    sent       payload bytes that left each node for storage, and for other peers, in parts of the file
+    wasted     bytes that storage received twice, or in vain
+    free       when the uploader first heard that it may leave
+
+``--rival`` runs libtorrent (``pip install .[bench]``) in the same topology after each run, and curl PUT where one
+uploader is alone. ``--lines`` shows who was idle when. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+
+from bench.scenarios import SCENARIOS, Options, Result, run_scenario
+from bench.testbed import CannotBuild
+
+
+def shown(result: Result) -> str:
+    """Return one line for people."""
+    words = [
+        f"{result.scenario:<14}{result.contestant:<11}{result.mib:>5} MiB",
+        f"bound {result.bound_seconds:7.2f} s",
+        f"stored {result.stored_seconds:7.2f} s" if result.stored_seconds else "never stored",
+        f"ratio {result.ratio:5.3f}" if result.stored_seconds else "",
+        f"(before sending {result.before_seconds:.2f} s)" if result.before_seconds is not None else "",
+    ]
+    if result.all_seconds is not None and result.all_bound_seconds:
+        words.append(f"all {result.all_seconds:.2f} s = {result.all_seconds / result.all_bound_seconds:.3f}")
+    if result.free_seconds is not None:
+        words.append(f"free {result.free_seconds:.2f} s")
+    words.append(f"wasted {100 * result.wasted_bytes / (result.mib << 20):.2f} %")
+    sent = ", ".join(
+        f"{name} {to_storage / (result.mib << 20):.3f}+{to_peers / (result.mib << 20):.3f}"
+        for name, (to_storage, to_peers) in result.sent.items()
+    )
+    note = f"  [{result.note}]" if result.note else ""
+    return "  ".join(word for word in words if word) + f"\n      sent {sent}  load {result.load:.1f}{note}"
+
+
+def summary(results: list[Result]) -> str:
+    """Return medians, a line for each scenario and contestant."""
+    groups: dict[tuple[str, str, int], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.scenario, result.contestant, result.mib), []).append(result)
+    lines = ["", "medians"]
+    for (scenario, contestant, mib), group in groups.items():
+        done = [result for result in group if result.stored_seconds]
+        words = [f"{scenario:<14}{contestant:<11}{mib:>5} MiB  {len(done)} of {len(group)} stored"]
+        if done:
+            words.append(f"ratio {statistics.median(result.ratio for result in done):.3f}")
+            whole = [r.all_seconds / r.all_bound_seconds for r in done if r.all_seconds and r.all_bound_seconds]
+            if whole:
+                words.append(f"all {statistics.median(whole):.3f}")
+            free = [r.free_seconds for r in done if r.free_seconds is not None]
+            if free:
+                words.append(f"free {statistics.median(free):.2f} s")
+            words.append(f"uploader sent {statistics.median(r.uploader_share for r in done):.3f}")
+            words.append(f"wasted {statistics.median(100 * r.wasted_bytes / (mib << 20) for r in done):.2f} %")
+        lines.append("  ".join(words))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all by default")
+    parser.add_argument("--mib", type=int, default=64)
+    parser.add_argument("--mbit", type=float, default=20.0)
+    parser.add_argument("--nodes", type=int, default=5, help="uploader and helpers")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--rival", action="store_true")
+    parser.add_argument("--json", type=Path, help="append one line of JSON a run")
+    parser.add_argument("--lines", action="store_true", help="show each line's use over time")
+    parser.add_argument("--keep-logs", type=Path, help="copy the programs' logs there")
+    options = parser.parse_args()
+    unknown = [name for name in options.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    results: list[Result] = []
+    chosen = Options(options.mib, options.mbit, options.nodes, options.rival, options.keep_logs)
+    try:
+        for _ in range(options.runs):
+            for name in options.scenarios or SCENARIOS:
+                for result in run_scenario(name, chosen):
+                    results.append(result)
+                    print(shown(result), flush=True)
+                    if options.lines:
+                        print(result.lines, flush=True)
+                    if options.json is not None:
+                        with options.json.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(result.to_json()) + "\n")
+    except CannotBuild as error:
+        print(f"bench.crowd: {error}", file=sys.stderr)
+        return 1
+    print(f"{summary(results)}\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
