@@ -14,6 +14,9 @@ ALPN = "upswarm/1"
 # The join door speaks its own protocol name, so that a node without certificate cannot even begin the other one.
 ALPN_JOIN = "upswarm-join/1"
 
+# A feature of docs/protocol.md#versions: the tracker likes to see JobMap.
+JOB_MAPS = "job-maps"
+
 # §3 of docs/protocol.md: the rule depends on the size alone, so that equal files have equal tags everywhere.
 SMALL_FILE_BYTES_MAX = 64 * MIB
 SMALL_CHUNK_BYTES = 1 * MIB
@@ -54,6 +57,7 @@ HOLDERS_PER_ANSWER_MAX = 64
 RECORDS_PER_ANSWER_MAX = 256
 CHUNKS_PER_HAVE_MAX = 1024
 PUSHED_NODES_MAX = 256
+RUNS_BYTES_MAX = 4 * CHUNKS_MAX  # a chunk map in which no two neighbours are alike
 
 CERTIFICATE_BYTES_MAX = 4 * KIB
 REVOCATIONS_BYTES_MAX = 256 * KIB

@@ -421,6 +421,21 @@ class Order(Message):
     lifetime_seconds: int = _wire(kinds.UInt(int(limits.ORDER_SECONDS_MAX)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobMap(Message):
+    """Storage -> tracker, where both named the feature "job-maps": which chunks of a job are missing, on their way or
+    stored, and by whom. For people who look on; may be ignored, and is left out when there is no room for it.
+
+    ``runs`` is read with protocol/jobmap.py; it names senders by their place in the list, from 1.
+    """
+
+    TYPE: ClassVar[int] = 128
+
+    tag: Tag = _wire(_TAG)
+    senders: tuple[NodeId, ...] = _wire(kinds.ListOf(_NODE, limits.PUSHED_NODES_MAX))
+    runs: bytes = _wire(kinds.Bytes(limits.RUNS_BYTES_MAX))
+
+
 # --- the desk of a storage node ---
 
 

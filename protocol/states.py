@@ -59,7 +59,7 @@ _FROM_STORAGE: tuple[type[m.Message], ...] = (m.DeskAnswer, m.JobProgress, m.Job
 
 MOVES: dict[tuple[Role, Role], frozenset[type[m.Message]]] = {
     (Role.PEER, Role.TRACKER): frozenset(_ALWAYS + _TO_TRACKER),
-    (Role.STORAGE, Role.TRACKER): frozenset((*_ALWAYS, *_TO_TRACKER, m.JobUpdate)),
+    (Role.STORAGE, Role.TRACKER): frozenset((*_ALWAYS, *_TO_TRACKER, m.JobUpdate, m.JobMap)),
     (Role.TRACKER, Role.PEER): frozenset(_ALWAYS + _FROM_TRACKER),
     (Role.TRACKER, Role.STORAGE): frozenset(_ALWAYS + _FROM_TRACKER),
     (Role.TRACKER, Role.TRACKER): frozenset(_ALWAYS),

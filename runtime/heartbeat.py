@@ -157,6 +157,15 @@ class TrackerLink:
         if self._link is not None:
             self._link.post(message)
 
+    def offer(self, message: m.Message, feature: str) -> bool:
+        """Send what nobody misses: only to a tracker that named ``feature``, and only while it reads. Return whether it
+        was sent."""
+        link = self._link
+        if link is None or not link.alive or link.busy or feature not in link.features:
+            return False
+        link.post(message)
+        return True
+
     async def ask(self, factory: Callable[[int], m.Message]) -> m.Message:
         """Send the request that ``factory`` makes of a fresh request number, and return its answer, of the right class.
 

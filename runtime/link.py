@@ -72,6 +72,11 @@ class Link:
         """Whether it still makes sense to post."""
         return self.lost is None and not self._closing
 
+    @property
+    def busy(self) -> bool:
+        """Whether so much is queued that what nobody needs should not be posted."""
+        return self._control_bytes > CONTROL_BYTES_MANY
+
     async def open(self, hello: m.Hello) -> None:
         """Exchange Hello; the listener speaks first.
 

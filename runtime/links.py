@@ -24,7 +24,7 @@ from protocol import messages as m
 from protocol.connection import Connection
 from protocol.errors import LinkLost, NotTrusted, RemoteProtocolError
 from protocol.ids import NodeAddress, NodeId, Role, parse_address
-from protocol.limits import PROTOCOL_VERSION, WORD_BYTES_MAX
+from protocol.limits import JOB_MAPS, PROTOCOL_VERSION, WORD_BYTES_MAX
 from runtime.identity import Credentials, Peer
 from runtime.link import Link, running
 from runtime.seam import ByteStream, Listener, Runtime, SecureStream
@@ -44,7 +44,7 @@ DIAL_APART_SECONDS = 0.25
 # The join door: a question, an answer, the tracker's disk. It has its own deadlines within this.
 DOOR_SECONDS_MAX = 40.0
 AGENT = f"upswarm/{metadata.version('upswarm')}"
-FEATURES: tuple[str, ...] = ()
+FEATURES: tuple[str, ...] = (JOB_MAPS,)
 
 
 class ServeDoor(Protocol):

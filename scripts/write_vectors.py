@@ -24,6 +24,7 @@ from protocol.codec import encode  # noqa: E402
 from protocol.frames import frame  # noqa: E402
 from protocol.ids import NodeAddress, NodeId, Role, Tag, node_id_of_key  # noqa: E402
 from protocol.invite import Invite, Link, join_proof_text  # noqa: E402
+from protocol.jobmap import ChunkState, code_of, encode_runs  # noqa: E402
 from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, MIB  # noqa: E402
 from protocol.manifest import Layout, Manifest  # noqa: E402
 
@@ -125,6 +126,11 @@ MESSAGES: dict[str, m.Message] = {
         uploaders=(node("peer"),),
         pushed=PUSHED,
     ),
+    "job map": m.JobMap(
+        tag=TAG,
+        senders=(node("peer"), node("helper")),
+        runs=encode_runs((code_of(ChunkState.STORED, 2), code_of(ChunkState.ON_ITS_WAY, 1), 0)),
+    ),
     "order": m.Order(tag=TAG, target=STORAGE, lifetime_seconds=90),
     "propose": m.Propose(request=10, tag=TAG, size_bytes=3145728, name="film.mov"),
     "desk answer: new": m.DeskAnswer(request=10, tag=TAG, state=m.DeskState.NEW, bitmap=b"", nonce=b"", ranges=()),
@@ -184,11 +190,11 @@ HELLO = frame(encode(MESSAGES["hello"]))
 # Said by a peer to a storage node: name, frames, what comes of them.
 JUDGED: tuple[tuple[str, bytes, str], ...] = (
     ("a field that a newer version adds", packed(1, 2, ["x"], "", "", [], "new", 1.5), "Hello"),
-    ("an unknown message that may be ignored", HELLO + packed(128, "anything"), "Hello"),
+    ("an unknown message that may be ignored", HELLO + packed(255, "anything"), "Hello"),
     ("an unknown message that may be ignored, largest number", HELLO + packed(2**64 - 1), "Hello"),
     ("a goodbye instead of hello", frame(encode(MESSAGES["goodbye"])), "Goodbye"),
     ("an unknown message that is critical", HELLO + packed(127), "refused"),
-    ("an unknown message before hello", packed(128), "refused"),
+    ("an unknown message before hello", packed(255), "refused"),
     ("a message before hello", frame(encode(MESSAGES["ping"])), "refused"),
     ("hello twice", HELLO + HELLO, "refused"),
     ("hello of version 0", packed(1, 0, [], "", "", []), "refused"),

@@ -23,6 +23,7 @@ from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
 from protocol.ids import NodeId, Role, parse_address
+from protocol.limits import JOB_MAPS
 from runtime.control import Handler
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
@@ -76,7 +77,11 @@ class StorageNode:
         self.room = Room(runtime, backend, spool, config.reserve_bytes)
         self.holdings = StorageHoldings(self.shelf, ledger, backend)
         self.engine = Engine(runtime, self.holdings, up_bytes_per_second=config.up_bytes_per_second)
-        self.reporter = Reporter(self.shelf, lambda update: self.tracker_link.post(update))
+        self.reporter = Reporter(
+            self.shelf,
+            lambda update: self.tracker_link.post(update),
+            lambda shown: self.tracker_link.offer(shown, JOB_MAPS),
+        )
         self.intake = Intake(runtime, self.engine, ledger, backend, self.shelf, self.reporter, self.room, spool)
         self.desk = Desk(
             runtime,
@@ -276,7 +281,6 @@ def _lock(runtime: Runtime, folder: Path) -> File:
     if lock is None:
         raise ConfigError(f"{folder}: another storage node is running on it; stop that one, or give another --data")
     return lock
-
 
 
 async def serve_until_signal(config: StorageConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:

@@ -32,6 +32,7 @@ from storage.commit import rotten_in_spool
 from storage.durability import Durability
 from storage.jobs import Job
 from storage.ledger import Ledger
+from storage.maps import Makers
 from storage.reports import Reporter
 from storage.room import ROOM_SECONDS_BETWEEN, Room
 from storage.shared import Shared, Turns
@@ -144,10 +145,18 @@ class Intake:
         held: list[LiveJob] = []
 
         def on_verified(chunk: int, makers: Mapping[NodeId, int]) -> None:
+            held[0].makers.note(chunk, makers)
             self._durability.note(held[0], chunk, makers)
 
         swarm = self._engine.fetch(job.manifest, spool, job.durable, on_verified)
-        entry = LiveJob(job, Shared(spool, spool.aclose), swarm, opened_at=int(wall), moved_at=wall)
+        entry = LiveJob(
+            job,
+            Shared(spool, spool.aclose),
+            swarm,
+            opened_at=int(wall),
+            moved_at=wall,
+            makers=Makers(job.durable.length),
+        )
         held.append(entry)
         if job.durable.complete:
             entry.all_durable.set()

@@ -1,8 +1,9 @@
 """Who hears how a job goes: its uploaders and helpers, and the tracker. Seldom enough to cost nothing.
 
 ``Stored`` goes out once a group of chunks is durable, and not before. Progress is told at most four times a second to
-the links of a job and twice to the tracker; a change of state at once. Nothing here waits for anybody: a link that does
-not read is ended by runtime/link.py.
+the links of a job and twice to the tracker; a change of state at once. Chunk maps are for people who look on: a few a
+second in all, and none while the tracker's link is busy. Nothing here waits for anybody: a link that does not read is
+ended by runtime/link.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from protocol import messages as m
-from protocol.ids import NodeId
+from protocol.ids import NodeId, Tag
 from protocol.limits import CHUNKS_PER_HAVE_MAX, PUSHED_NODES_MAX, SENTENCE_BYTES_MAX
 from storage.jobs import Job
 from storage.shelf import LiveJob, Shelf
@@ -22,6 +23,9 @@ LINKS_SECONDS_MIN = 0.25
 # minute proposes again (daemon/desk.py).
 QUIET_SECONDS_MAX = 10.0
 TRACKER_ROUNDS = 2  # every second round is one for the tracker as well: twice a second
+MAPS_SECONDS_MIN = 1.0
+# Each may be 32 KiB and takes about a millisecond to make; with more open jobs than that each has its turn.
+MAPS_PER_ROUND_MAX = 8
 
 
 def sentence(text: str) -> str:
@@ -31,11 +35,19 @@ def sentence(text: str) -> str:
 
 class Reporter:
     """``tell_tracker`` posts to the tracker's link when there is one; who is not connected misses nothing, because all
-    open jobs are announced again on connecting (``announce_all``)."""
+    open jobs are announced again on connecting (``announce_all``). ``show_tracker`` sends a map, or returns False when
+    the tracker does not care for maps or has no time for them now."""
 
-    def __init__(self, shelf: Shelf, tell_tracker: Callable[[m.JobUpdate], None]) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        tell_tracker: Callable[[m.JobUpdate], None],
+        show_tracker: Callable[[m.JobMap], bool] = lambda _: False,
+    ) -> None:
         self._shelf = shelf
         self._tell_tracker = tell_tracker
+        self._show_tracker = show_tracker
+        self._shown: dict[Tag, m.JobMap] = {}  # the last map of each live job, the longest ago first
         self._for_links: dict[LiveJob, None] = {}
         self._for_tracker: dict[LiveJob, None] = {}
         self._wake = trio.Event()
@@ -45,6 +57,7 @@ class Reporter:
         async with trio.open_nursery() as telling:
             telling.start_soon(self._tell_moves, name="progress")
             telling.start_soon(self._tell_quiet, name="quiet jobs")
+            telling.start_soon(self._show_maps, name="chunk maps")
             task_status.started()
 
     async def _tell_quiet(self) -> None:
@@ -53,6 +66,21 @@ class Reporter:
             for entry in self._shelf.live.values():
                 self._for_links[entry] = None
             self._wake.set()
+
+    async def _show_maps(self) -> None:
+        while True:
+            await trio.sleep(MAPS_SECONDS_MIN)
+            live = self._shelf.live
+            self._shown = {tag: shown for tag, shown in self._shown.items() if tag in live}
+            waiting = [tag for tag in live if tag not in self._shown] + list(self._shown)
+            for tag in waiting[:MAPS_PER_ROUND_MAX]:
+                self._show(live[tag])
+
+    def _show(self, entry: LiveJob) -> None:
+        shown = self._shown.pop(entry.tag, None)
+        new = entry.map()
+        if new == shown or self._show_tracker(new):
+            self._shown[entry.tag] = new
 
     async def _tell_moves(self) -> None:
         rounds = 0
@@ -104,10 +132,13 @@ class Reporter:
                     reason=sentence(entry.job.reason),
                 )
             )
+        if entry.job.state is m.JobState.STORED:
+            self._show(entry)
         self._tell_tracker(update_of(entry.job, safe=entry.job.state is m.JobState.STORED))
 
     def announce_all(self) -> None:
         """The tracker is there (again), and may have forgotten everything."""
+        self._shown.clear()
         for entry in self._shelf.live.values():
             self._tell_tracker(update_of(entry.job, safe=entry.safe))
 

@@ -16,11 +16,12 @@ from exchange.swarm import Swarm
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId, Tag
 from protocol.limits import NAMES_PER_TAG_MAX
-from protocol.messages import Holding
+from protocol.messages import Holding, JobMap
 from runtime.inventory import InventoryBook
 from runtime.link import Link
 from storage.jobs import Job
 from storage.ledger import StoredFile
+from storage.maps import Makers
 from storage.shared import Shared
 
 
@@ -33,6 +34,7 @@ class LiveJob:
     swarm: Swarm
     opened_at: int  # wall clock, for display and for the inventory
     moved_at: float  # wall clock of the last sign of life
+    makers: Makers  # for people who look on
     audience: dict[Link, None] = field(default_factory=dict)  # who uploads or helps, and hears how it goes
     # Verified and not yet durable: chunk -> bytes by sender.
     pending: dict[int, dict[NodeId, int]] = field(default_factory=dict)
@@ -44,6 +46,14 @@ class LiveJob:
     def tag(self) -> Tag:
         """Whose upload it is."""
         return self.job.tag
+
+    def map(self) -> JobMap:
+        """Return which chunks are missing, on their way or durable, and by whom."""
+        under_way = self.swarm.under_way()
+        under_way |= {
+            chunk: max(makers, key=lambda node: (makers[node], node)) for chunk, makers in self.pending.items()
+        }
+        return self.makers.map_of(self.tag, self.job.durable, under_way)
 
     @property
     def working(self) -> bool:

@@ -141,6 +141,8 @@ class Access:
             await self._inventory(profile, message, now)
         elif isinstance(message, m.JobUpdate):
             await self._job(profile, message, now)
+        elif isinstance(message, m.JobMap):
+            log.debug("job map", tag=str(message.tag), storage=profile.node)
         elif isinstance(message, m.Renew):
             await self._renew(link, message)
         elif isinstance(message, m.Where):
