@@ -70,7 +70,7 @@ async def test_a_key_that_others_can_read_is_refused_with_file_and_mode(
         await load_or_create_key(runtime, keyring.folder)
 
 
-@pytest.mark.parametrize("name", sorted(FILES - {CERTIFICATE}))
+@pytest.mark.parametrize("name", sorted(FILES - {CERTIFICATE, NAME}))
 async def test_a_missing_file_is_named(runtime: Runtime, keyring: Keyring, name: str) -> None:
     await save_keyring(runtime, keyring)
     (keyring.folder / name).unlink()
@@ -173,7 +173,7 @@ async def test_the_keeper_writes_what_changed_and_never_an_older_state(
     loaded = await load_keyring(runtime, keyring.folder)
     assert loaded.credentials.revocations_number == 3 and loaded.tracker == elsewhere
     unchanged = {name for name in FILES if (keyring.folder / name).stat().st_mtime_ns == before[name]}
-    assert unchanged == {KEY, CERTIFICATE, AUTHORITY}
+    assert unchanged == {KEY, CERTIFICATE, AUTHORITY, NAME}
     renewed = swarm_ca.credentials("node", Role.STORAGE, issued=swarm_ca.now + 60).certificate
     await keeper.keep_credentials(newest.with_certificate(renewed))
     assert (await load_keyring(runtime, keyring.folder)).credentials.certificate == renewed
