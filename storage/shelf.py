@@ -51,7 +51,9 @@ class LiveJob:
         """Return which chunks are missing, on their way or durable, and by whom."""
         under_way = self.swarm.under_way()
         under_way |= {
-            chunk: max(makers, key=lambda node: (makers[node], node)) for chunk, makers in self.pending.items()
+            chunk: max(makers, key=lambda node: (makers[node], node))
+            for chunk, makers in self.pending.items()
+            if makers
         }
         return self.makers.map_of(self.tag, self.job.durable, under_way)
 

@@ -71,7 +71,19 @@ def test_protocol_needs_nothing_but_msgpack_and_knows_no_outside() -> None:
     third_party = {
         name.partition(".")[0] for path in modules("protocol") for _, name in imports(path.read_text("utf-8"))
     } - {"protocol", "__future__"}
-    pure_stdlib = {"base64", "binascii", "collections", "dataclasses", "enum", "hashlib", "re", "typing", "urllib"}
+    pure_stdlib = {
+        "array",
+        "base64",
+        "binascii",
+        "collections",
+        "dataclasses",
+        "enum",
+        "hashlib",
+        "itertools",
+        "re",
+        "typing",
+        "urllib",
+    }
     assert third_party - pure_stdlib == {"msgpack"}
 
 
