@@ -25,6 +25,7 @@ from runtime.seam import Runtime
 from tracker.addresses import reachable_addresses
 from tracker.answers import answer_nodes, answer_tags, answer_where, failure
 from tracker.index.base import Index, Job, Profile
+from tracker.journal import Journal
 from tracker.matchmaking import ORDERS_AT_ONCE_MAX, order_of
 from tracker.membership import Refused
 from tracker.registrar import Registrar
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 
 # A storage node that is gone for longer than so many heartbeats is not waited for when a file is to be put.
 GRACE_INTERVALS = 12
+# An order is given again with each beat while it is of use; one that was not is over.
+ORDER_INTERVALS = 2
 # Clocks of nodes may be ahead of ours by so much; what is dated later is dated now, or it would win for ever.
 AHEAD_SECONDS_MAX = 60
 # A cancelled link still tells the index that its node has gone; a shared index may be slow.
@@ -62,6 +65,7 @@ class Access:
         own_hosts: Callable[[], Sequence[str]],
     ) -> None:
         self.counts = AccessCounts()
+        self.journal = Journal(runtime.clock.monotonic(), runtime.clock.wall())
         self._runtime = runtime
         self._index = index
         self._registrar = registrar
@@ -77,17 +81,27 @@ class Access:
         """How many links are open."""
         return sum(len(links) for links in self._links.values())
 
+    def links_of(self, node: NodeId) -> tuple[Link, ...]:
+        """Return the open links of a node."""
+        return tuple(self._links.get(node, ()))
+
+    def orders_of(self, node: NodeId) -> tuple[tuple[Tag, NodeId], ...]:
+        """Return what a node was lately ordered to help: tags, and the storage nodes they are pushed to."""
+        since = self._runtime.clock.monotonic() - ORDER_INTERVALS * self._interval_seconds
+        return tuple((key[1], key[2]) for key, at in self._ordered.items() if key[0] == node and at >= since)
+
     async def run(self) -> None:
-        """Keep the index tidy until cancelled."""
+        """Keep index and journal tidy until cancelled."""
         while True:
             await trio.sleep(self._interval_seconds)
             now = self._runtime.clock.monotonic()
             for node in await self._index.sweep(now):
                 log.info("node forgotten", node=node)
+            self.journal.keep((job.tag, job.storage) for job in await self._index.jobs(now))
             self._ordered = {
                 key: at
                 for key, at in self._ordered.items()
-                if now - at < self._interval_seconds and key[0] in self._links
+                if now - at < ORDER_INTERVALS * self._interval_seconds and key[0] in self._links
             }
 
     async def serve(self, link: Link) -> None:
@@ -103,6 +117,7 @@ class Access:
         )
         await self._index.arrived(profile, self._runtime.clock.monotonic())
         self._links.setdefault(profile.node, []).append(link)
+        self.journal.node("connected", profile.node, self._runtime.clock.wall())
         log.info("node connected", node=profile.node, role=profile.role, name=profile.name, remote=link.remote)
         try:
             link.post(m.Revocations(revocations=self._registrar.revocations))
@@ -117,6 +132,7 @@ class Access:
     async def shut_out(self, node: NodeId) -> None:
         """Forget a node that was revoked, and tell everybody. Its links are closed by ``Links.renew``."""
         await self._index.forget(node)
+        self.journal.node("revoked", node, self._runtime.clock.wall())
         message = m.Revocations(revocations=self._registrar.revocations)
         for links in self._links.values():
             for link in links:
@@ -125,6 +141,7 @@ class Access:
     async def _leave(self, link: Link, profile: Profile) -> None:
         links = self._links[profile.node]
         links.remove(link)
+        self.journal.node("disconnected", profile.node, self._runtime.clock.wall(), link.lost or "")
         if not links:
             del self._links[profile.node]
             with trio.move_on_after(LEAVE_SECONDS_MAX, shield=True):
@@ -142,7 +159,7 @@ class Access:
         elif isinstance(message, m.JobUpdate):
             await self._job(profile, message, now)
         elif isinstance(message, m.JobMap):
-            log.debug("job map", tag=str(message.tag), storage=profile.node)
+            self.journal.map(profile.node, message)
         elif isinstance(message, m.Renew):
             await self._renew(link, message)
         elif isinstance(message, m.Where):
@@ -186,6 +203,7 @@ class Access:
 
     async def _job(self, profile: Profile, update: m.JobUpdate, now: float) -> None:
         is_news = await self._index.job(profile.node, update, now)
+        self.journal.job(profile.node, update, now, self._runtime.clock.wall())
         log.debug("job", tag=str(update.tag), storage=profile.node, state=update.state, stored=update.chunks_stored)
         if is_news:
             holders = await self._index.holders(update.tag, now)
@@ -231,6 +249,7 @@ class Access:
                 if order is not None and link is not None:
                     link.post(order)
                     self._ordered[key] = now
+                    self.journal.ordered(node, tag, job.storage, self._runtime.clock.wall())
                     self.counts.orders += 1
                     given += 1
 

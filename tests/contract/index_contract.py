@@ -250,6 +250,16 @@ class IndexContract:
 
     # --- jobs ---
 
+    async def test_what_a_node_holds_comes_newest_first_and_bounded(self, index: Index) -> None:
+        tags = [some_tag(f"file {number}", 2) for number in range(5)]
+        await index.arrived(profile(PEER), 0)
+        held = [holding(tag, [0] if number == 3 else None, since=number) for number, tag in enumerate(tags)]
+        await index.take(PEER, said(*held), 0)
+        newest = await index.held_by(PEER, 0, 3)
+        assert [tag for tag, _ in newest] == [tags[4], tags[3], tags[2]]
+        assert [holder.complete for _, holder in newest] == [True, False, True]
+        assert await index.held_by(STORE, 0, 3) == () == await index.held_by(PEER, 601, 3)
+
     async def test_a_job_is_open_until_it_ends_and_is_told_once_as_news(self, index: Index) -> None:
         await index.arrived(profile(STORE, Role.STORAGE), 0)
         assert await index.job(STORE, update(), 10)

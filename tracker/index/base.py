@@ -248,6 +248,10 @@ class Index(Protocol):
         """Return what one node holds of ``tag``; None when it says nothing of it."""
         ...
 
+    async def held_by(self, node: NodeId, now: float, limit: int) -> tuple[tuple[Tag, Holder], ...]:
+        """Return what a node says it holds, the newest ``since`` first, then by tag; nothing of an unknown node."""
+        ...
+
     async def named(self, name: str, now: float) -> Tag | None:
         """Return the newest file of this name: what a storage node holds completely comes before what others say, then
         the newest ``since``, then the highest tag."""

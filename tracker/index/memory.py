@@ -179,6 +179,15 @@ class MemoryIndex:
         """See ``base.Index``."""
         return self._holder(tag, node, now)
 
+    async def held_by(self, node: NodeId, now: float, limit: int) -> tuple[tuple[Tag, Holder], ...]:
+        """See ``base.Index``."""
+        entry = self._living(node, now)
+        if entry is None:
+            return ()
+        newest = heapq.nsmallest(limit, ((-held.since, tag) for tag, held in entry.held.items()))
+        found = ((tag, self._holder(tag, node, now)) for _, tag in newest)
+        return tuple((tag, holder) for tag, holder in found if holder is not None)
+
     async def named(self, name: str, now: float) -> Tag | None:
         """See ``base.Index``."""
         return newest_of(
