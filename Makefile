@@ -18,7 +18,7 @@ demo: venv
 # Tests marked "timing" measure rates; with others beside them they would measure the others. Exit code 5 of pytest
 # means that none is marked.
 test: venv
-	$(PYTEST) -n 2 -m "not timing and not soak"
+	$(PYTEST) -n 2 --durations=15 -m "not timing and not soak"
 	$(PYTEST) -m "timing and not soak" || test $$? -eq 5
 
 check: venv
