@@ -79,6 +79,8 @@ async def place(runtime: Runtime, part: Path, target: Path) -> FileStatus | None
 
     def step() -> FileStatus | None:
         disk = runtime.disk
+        # Before it has its name, so that nobody finds it unreadable.
+        disk.publish(part)
         try:
             if not disk.link_new(part, target):
                 return None

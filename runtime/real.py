@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import random
 import secrets
@@ -34,6 +35,7 @@ Ts = TypeVarTuple("Ts")
 
 DIAL_SECONDS_MAX = 10.0
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_MODES = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 # Connections that died before we took them, and moments without descriptors: neither is the listener's fault.
 _ACCEPT_AGAIN = {errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH, errno.ENETDOWN}
 _ACCEPT_PAUSE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -45,6 +47,14 @@ def _write_error(error: OSError, what: str) -> StorageFull | StorageBroken:
     if error.errno in _NO_ROOM:
         return StorageFull(f"{what}: {error.strerror}")
     return StorageBroken(f"{what}: {error}")
+
+
+@functools.cache
+def _umask() -> int:
+    """Return what this process takes from the modes of new files. It can only be read by setting it: once."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 class RealClock:
@@ -184,6 +194,18 @@ class RealDisk:
         except OSError as error:
             raise _write_error(error, f"link {target.name}") from error
         return True
+
+    def publish(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                os.fchmod(descriptor, 0o666 & ~_umask())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            # A file system without modes (FAT, some network shares) has given it one of its own.
+            if error.errno not in _NO_MODES:
+                raise _write_error(error, f"chmod {path.name}") from error
 
     def remove(self, path: Path) -> None:
         try:

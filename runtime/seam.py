@@ -186,6 +186,14 @@ class Disk(Protocol):
         """Give ``source`` the further name ``target``; False when that is taken."""
         ...
 
+    def publish(self, path: Path) -> None:
+        """Give a finished file the mode that this user's new files have (umask); where there are no modes, nothing.
+
+        Raises:
+            StorageBroken: it is not there, or cannot be changed.
+        """
+        ...
+
     def remove(self, path: Path) -> None:
         """Remove a file; absent is fine."""
         ...

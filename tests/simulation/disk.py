@@ -282,6 +282,13 @@ class SimDisk:
         self.platter.change(lambda names: names.__setitem__(target, inode))
         return True
 
+    def publish(self, path: Path) -> None:
+        self.step("publish", path)
+        inode = self.platter.names.get(path)
+        if inode is None:
+            raise StorageBroken(f"publish {path.name}: not there")
+        inode.ctime = self.tick()
+
     def remove(self, path: Path) -> None:
         self.step("remove", path)
         if path in self.platter.names:

@@ -251,3 +251,25 @@ async def test_a_socket_that_died_before_we_took_it_does_not_stop_the_listener(m
     assert not failures
     for thing in (client, stream, listener):
         thing.close()
+
+
+def test_a_published_file_has_the_mode_of_this_users_new_files(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    DISK.open_write(tmp_path / "part").close()
+    DISK.publish(tmp_path / "part")
+    assert (tmp_path / "part").stat().st_mode & 0o777 == 0o666 & ~mask
+    with pytest.raises(StorageBroken, match="chmod"):
+        DISK.publish(tmp_path / "absent")
+    (tmp_path / "link").symlink_to("part")
+    with pytest.raises(StorageBroken, match="chmod"):
+        DISK.publish(tmp_path / "link")
+
+
+def test_a_file_system_without_modes_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise error_of(errno.EPERM)
+
+    DISK.open_write(tmp_path / "part").close()
+    monkeypatch.setattr(real.os, "fchmod", refuse)
+    DISK.publish(tmp_path / "part")
