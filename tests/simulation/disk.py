@@ -1,8 +1,10 @@
 """A disk that forgets as disks do: the seam's ``Disk`` with a page cache, a metadata journal, and a crash.
 
-What was written and not synced may be kept, lost, or torn at 512 bytes. Renames, links and removals go to one journal;
-``sync_folder`` makes all of it up to now durable, a crash keeps any prefix beyond that. A file's sync makes its bytes
-durable, not its name. Faults on demand: no room, an fsync that fails, bits that rot, the k-th operation that fails.
+What was written and not synced may be kept, lost, or torn at 512 bytes. A file's sync makes its bytes durable, not its
+name. Names come in two kinds of file system. With a journal, as ext4 has it: ``sync_folder`` makes all changes of names
+up to now durable, a crash keeps any prefix beyond that. Without order: ``sync_folder`` makes durable what concerns that
+folder, a crash keeps any part of the rest. Faults on demand: no room, an fsync that fails, bits that rot, the k-th
+operation that fails.
 
 Everything is synchronous and draws from one generator, so that the same seed does the same. A dead disk (after
 ``crash``) refuses every call: a host that is being torn down cannot write its last words.
@@ -20,24 +22,33 @@ from protocol.errors import StorageBroken, StorageFull
 from runtime.seam import Buffer, FileStatus
 
 SECTOR_BYTES = 512
+ENDLESS_BYTES = 1 << 40
 
 
 class HostCrashed(BaseException):
     """The host is gone; nothing of its code matters any more. Never caught by production code."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Inode:
-    """A file: what is seen now, what is on the platter, and the writes between."""
+    """A file: what is seen now, what is on the platter, and the writes between. ``version`` moves with every change."""
 
     number: int
     data: bytearray = field(default_factory=bytearray)
-    durable: bytes = b""
+    durable: bytearray = field(default_factory=bytearray)
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)  # (offset, bytes) or (size, None) = resize
     mtime: int = 0
     ctime: int = 0
+    version: int = 0
+    rotten: bool = False  # a bit of it was flipped by the world
+
+    @classmethod
+    def of(cls, number: int, content: bytes) -> Inode:
+        """Return a file that has been there for long."""
+        return cls(number, bytearray(content), bytearray(content))
 
     def write(self, offset: int, data: bytes, now: int) -> None:
+        self.version += 1
         if len(self.data) < offset + len(data):
             self.data.extend(bytes(offset + len(data) - len(self.data)))
         self.data[offset : offset + len(data)] = data
@@ -45,6 +56,7 @@ class Inode:
         self.mtime = self.ctime = now
 
     def resize(self, size: int, now: int) -> None:
+        self.version += 1
         if size < len(self.data):
             del self.data[size:]
         else:
@@ -53,12 +65,23 @@ class Inode:
         self.mtime = self.ctime = now
 
     def sync(self) -> None:
-        self.durable = bytes(self.data)
+        self.version += 1
+        for offset, data in self.pending:
+            _apply(self.durable, offset, data)
         self.pending.clear()
+
+    def flip(self, position: int) -> None:
+        """Flip one bit, on the platter and in the cache."""
+        self.version += 1
+        self.rotten = True
+        for data in (self.data, self.durable):
+            if position < len(data):
+                data[position] ^= 1
 
     def crash(self, rng: random.Random) -> None:
         """What the platter has after the power went."""
-        after = bytearray(self.durable)
+        self.version += 1
+        after = self.durable
         for offset, data in self.pending:
             fate = rng.random()
             if data is None:
@@ -77,47 +100,69 @@ class Inode:
                 if rng.random() < 0.5:
                     piece = data[start : start + SECTOR_BYTES]
                     after[offset + start : offset + start + len(piece)] = piece
-        self.data = after
-        self.durable = bytes(after)
+        self.data = bytearray(after)
         self.pending.clear()
+
+
+def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
+    if data is None:
+        del content[offset:]
+        content.extend(bytes(offset - len(content)))
+        return
+    if len(content) < offset + len(data):
+        content.extend(bytes(offset + len(data) - len(content)))
+    content[offset : offset + len(data)] = data
 
 
 Names = dict[Path, "Inode | None"]  # None: a folder
 Change = Callable[[Names], None]
+Pending = tuple[frozenset[Path], Change]  # which folders it concerns
 
 
 class Platter:
     """What outlives a crash: inodes and names. ``SimDisk`` is one life of a host on it."""
 
-    def __init__(self, rng: random.Random, capacity_bytes: int = 1 << 40) -> None:
+    def __init__(self, rng: random.Random, capacity_bytes: int = ENDLESS_BYTES) -> None:
         self.rng = rng
         self.capacity_bytes = capacity_bytes
         self.names: Names = {Path("/"): None}
-        self.journal: list[Change] = []
+        self.journal: list[Pending] = []
+        self.ordered = True  # names are kept by a journal
         self.durable_names: Names = dict(self.names)
+        self.version = 0  # moves with every change of names
         self.inodes = 0
         self.operations = 0  # counted over all lives
         self.fail_operation: Callable[[int, str], str | None] = lambda number, what: None
         self.fsync_fails: Callable[[], bool] = lambda: False
         self.lives = 0
 
-    def change(self, change: Change) -> None:
+    def change(self, change: Change, *folders: Path) -> None:
+        """Change names in ``folders``; durable when these are synced."""
+        self.version += 1
         change(self.names)
-        self.journal.append(change)
+        self.journal.append((frozenset(folders), change))
 
-    def sync_names(self) -> None:
-        for change in self.journal:
-            change(self.durable_names)
-        self.journal.clear()
+    def sync_names(self, folder: Path | None = None) -> None:
+        """Make durable what concerns ``folder``; with a journal, or for None, everything."""
+        self.version += 1
+        rest: list[Pending] = []
+        for folders, change in self.journal:
+            if folder is None or self.ordered or folder in folders:
+                change(self.durable_names)
+            else:
+                rest.append((folders, change))
+        self.journal = rest
 
     def crash(self) -> None:
         """Power off: a prefix of the journal survives, and of each file what the cache happened to write."""
         kept = self.rng.randint(0, len(self.journal))
-        for change in self.journal[:kept]:
-            change(self.durable_names)
+        for number, (_, change) in enumerate(self.journal):
+            if number < kept if self.ordered else self.rng.random() < 0.5:
+                change(self.durable_names)
         self.journal.clear()
+        self.version += 1
         self.names = dict(self.durable_names)
-        for inode in sorted({id(i): i for i in self.names.values() if i is not None}.values(), key=lambda i: i.number):
+        for inode in sorted({i for i in self.names.values() if i is not None}, key=lambda i: i.number):
             inode.crash(self.rng)
         self.lives += 1
 
@@ -126,17 +171,28 @@ class Platter:
         self.lives += 1
 
     def used_bytes(self) -> int:
-        return sum(len(i.data) for i in {id(i): i for i in self.names.values() if i is not None}.values())
+        return sum(len(inode.data) for inode in set(self.names.values()) if inode is not None)
+
+    def image(self) -> dict[Path, bytes | None]:
+        """Return what is on the platter, to begin other worlds with."""
+        self.sync_names()
+        return {path: None if inode is None else bytes(inode.data) for path, inode in self.names.items()}
+
+    def load(self, image: dict[Path, bytes | None]) -> None:
+        """Be what ``image`` says."""
+        for path, content in image.items():
+            self.names[path] = None if content is None else self.add_file(content)
+        self.durable_names = dict(self.names)
+
+    def add_file(self, content: bytes) -> Inode:
+        self.inodes += 1
+        return Inode.of(self.inodes, content)
 
     def rot(self, path: Path, position: int) -> None:
         """Flip one bit, on the platter and in the cache."""
         inode = self.names[path]
         assert inode is not None
-        durable = bytearray(inode.durable)
-        for data in (inode.data, durable):
-            if position < len(data):
-                data[position] ^= 1
-        inode.durable = bytes(durable)
+        inode.flip(position)
 
     def new_inode(self) -> Inode:
         self.inodes += 1
@@ -210,7 +266,8 @@ class SimDisk:
             raise StorageBroken(f"fdatasync {path.name}: input/output error (simulated)")
 
     def reserve(self, more: int) -> None:
-        if more and self.platter.used_bytes() + more > self.platter.capacity_bytes:
+        capacity = self.platter.capacity_bytes
+        if more and capacity < ENDLESS_BYTES and self.platter.used_bytes() + more > capacity:
             raise StorageFull("no space left (simulated)")
 
     def tick(self) -> int:
@@ -241,7 +298,7 @@ class SimDisk:
                 raise StorageBroken(f"open {path.name}: no such folder")
             inode = self.platter.new_inode()
             inode.mtime = inode.ctime = self.tick()
-            self.platter.change(lambda names: names.__setitem__(path, inode))
+            self.platter.change(lambda names: names.__setitem__(path, inode), path.parent)
         return SimFile(self, self.inode_at(path), path)
 
     def status(self, path: Path) -> FileStatus:
@@ -254,14 +311,17 @@ class SimDisk:
         self.step("list", path)
         if path not in self.platter.names:
             raise FileNotFoundError(errno.ENOENT, "not there", str(path))
-        return sorted(name.name for name in self.platter.names if name.parent == path and name != path)
+        depth, head = len(path.parts), path.parts
+        return sorted(
+            name.name for name in self.platter.names if len(name.parts) == depth + 1 and name.parts[:depth] == head
+        )
 
     def make_folder(self, path: Path) -> None:
         self.step("make_folder", path)
         for folder in [*reversed(path.parents), path]:
             if folder not in self.platter.names:
-                self.platter.change(lambda names, folder=folder: names.__setitem__(folder, None))
-        self.platter.sync_names()
+                self.platter.change(lambda names, folder=folder: names.__setitem__(folder, None), folder.parent)
+                self.platter.sync_names(folder.parent)
 
     def rename(self, source: Path, target: Path) -> None:
         self.step("rename", source)
@@ -272,14 +332,14 @@ class SimDisk:
             if source in names:
                 names[target] = names.pop(source)
 
-        self.platter.change(change)
+        self.platter.change(change, source.parent, target.parent)
 
     def link_new(self, source: Path, target: Path) -> bool:
         self.step("link", source)
         if target in self.platter.names:
             return False
         inode = self.inode_at(source)
-        self.platter.change(lambda names: names.__setitem__(target, inode))
+        self.platter.change(lambda names: names.__setitem__(target, inode), target.parent)
         return True
 
     def publish(self, path: Path) -> None:
@@ -292,12 +352,12 @@ class SimDisk:
     def remove(self, path: Path) -> None:
         self.step("remove", path)
         if path in self.platter.names:
-            self.platter.change(lambda names: names.pop(path, None))
+            self.platter.change(lambda names: names.pop(path, None), path.parent)
 
     def sync_folder(self, path: Path) -> None:
         self.step("sync_folder", path)
         self.maybe_fail_sync(path)
-        self.platter.sync_names()
+        self.platter.sync_names(path)
 
     def lock(self, path: Path) -> SimFile | None:
         self.step("lock", path)
@@ -308,7 +368,8 @@ class SimDisk:
         return self.read_small(path)
 
     def free_bytes(self, path: Path) -> int:
-        return max(0, self.platter.capacity_bytes - self.platter.used_bytes())
+        capacity = self.platter.capacity_bytes
+        return capacity if capacity >= ENDLESS_BYTES else max(0, capacity - self.platter.used_bytes())
 
     def read_small(self, path: Path, bytes_max: int = 1 << 20) -> bytes:
         self.step("open_read", path)
@@ -323,5 +384,5 @@ class SimDisk:
         inode = self.platter.new_inode()
         inode.write(0, data, self.tick())
         inode.sync()
-        self.platter.change(lambda names: names.__setitem__(path, inode))
-        self.platter.sync_names()
+        self.platter.change(lambda names: names.__setitem__(path, inode), path.parent)
+        self.platter.sync_names(path.parent)

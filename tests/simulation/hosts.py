@@ -6,6 +6,8 @@ its connections end, and then cancelling its tasks: nothing they still try on th
 
 from __future__ import annotations
 
+import inspect
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,8 +17,8 @@ from typing import Any
 import trio
 from simulation.disk import HostCrashed, Platter, SimDisk
 from simulation.network import HostPort, SimNet, SimNetwork
+from simulation.timeline import Timeline
 from simulation.vfs import DiskVfs
-from support.plain_security import PlainSecurity
 
 import daemon.app
 import storage.app
@@ -24,6 +26,7 @@ import tracker.app
 from daemon.commands import methods_of
 from daemon.config import DaemonConfig
 from protocol.errors import StorageError
+from protocol.ids import NodeId
 from runtime.database import SqliteDatabase
 from runtime.places import Places
 from runtime.seam import Runtime
@@ -38,14 +41,15 @@ USER = Path("/u")
 class SimClock:
     """The world's time; the wall as this host believes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeline: Timeline) -> None:
         self.skew_seconds = 0.0
+        self._timeline = timeline
 
     def monotonic(self) -> float:
-        return trio.current_time()
+        return self._timeline.now
 
     def wall(self) -> float:
-        return WALL_BEGIN + trio.current_time() + self.skew_seconds
+        return WALL_BEGIN + self._timeline.now + self.skew_seconds
 
 
 class SimControl:
@@ -68,19 +72,23 @@ class SimControl:
 class SimHost:
     """``start`` runs one life of the program; ``crash`` ends it."""
 
-    def __init__(self, name: str, network: SimNetwork, port: HostPort, seed: str, capacity_bytes: int) -> None:
+    def __init__(self, name: str, network: SimNetwork, port: HostPort, seed: str, security: Any) -> None:
         self.name = name
         self.port = port
-        self.clock = SimClock()
-        self.platter = Platter(random.Random(f"{seed}/disk/{name}"), capacity_bytes)
+        self.clock = SimClock(network.timeline)
+        self.platter = Platter(random.Random(f"{seed}/disk/{name}"))
+        self.joined = True
+        self.node: NodeId | None = None  # of its identity, once it has run
         self.methods: Mapping[str, Any] | None = None
         self.program: Any = None  # the Daemon, StorageNode or Tracker that runs
         self.running = False
         self.lives = 0
         self.ended_by: BaseException | None = None
         self._network = network
+        self._security = security
         self._seed = seed
         self._scope: trio.CancelScope | None = None
+        self._calls: dict[trio.CancelScope, None] = {}
         self._ended = trio.Event()
 
     def runtime(self) -> Runtime:
@@ -90,11 +98,13 @@ class SimHost:
         threads = random.Random(f"{life}/threads")
         tokens = random.Random(f"{life}/tokens")
         disk = SimDisk(self.platter)
+        timeline = self._network.timeline
 
         async def run_sync(work: Callable[..., Any], *args: Any) -> Any:
             await trio.lowlevel.checkpoint_if_cancelled()
-            with trio.CancelScope(shield=True):
-                await trio.sleep(threads.expovariate(2000))
+            await timeline.pause_until(timeline.now + threads.expovariate(2000))
+            while timeline.now < self.port.frozen_until:
+                await timeline.pause_until(self.port.frozen_until)
             return work(*args)
 
         async def open_database(path: Path, schema: str) -> SqliteDatabase:
@@ -109,7 +119,7 @@ class SimHost:
             token_bytes=tokens.randbytes,
             network=SimNet(self._network, self.port),
             disk=disk,
-            security=PlainSecurity(),
+            security=self._security,
             run_sync=run_sync,
             open_database=open_database,
             control_server=lambda path, methods: SimControl(self, methods),
@@ -137,6 +147,7 @@ class SimHost:
             with trio.CancelScope() as self._scope:
                 async with self._program(self.runtime()) as self.program:
                     told = True
+                    self.node = self.program.links.credentials.node
                     task_status.started(True)
                     await trio.sleep_forever()
         except BaseException as error:
@@ -151,6 +162,7 @@ class SimHost:
                 self._network.host_down(self.port.address, silent=False)
             self.program = None
             self.methods = None
+            self._cut_calls()
             self._ended.set()
             if not told:
                 task_status.started(False)
@@ -166,8 +178,31 @@ class SimHost:
             self.platter.crash()
         else:
             self.platter.kill()
+        self._cut_calls()
         if self._scope is not None:
             self._scope.cancel()
+
+    def _cut_calls(self) -> None:
+        for scope in list(self._calls):
+            scope.cancel()
+
+    async def suspend(self, seconds: float) -> None:
+        """Close the lid, and open it again so much later: nothing of this host runs meanwhile, nothing reaches it, its
+        deadlines have not come nearer, and its clocks have gone on."""
+        if not self.running or self._scope is None or self.port.frozen:
+            return
+        self.port.frozen_until = self._network.timeline.now + seconds
+        self._network.freeze(self.port.address, True)
+        _postpone(self._scope._cancel_status, seconds)
+        await trio.sleep(seconds)
+        if self.port.frozen:
+            self._network.freeze(self.port.address, False)
+
+    async def stop(self) -> None:
+        """End this life as SIGTERM does."""
+        if self._scope is not None:
+            self._scope.cancel()
+        await self._ended.wait()
 
     async def wait_ended(self) -> None:
         await self._ended.wait()
@@ -180,7 +215,16 @@ class SimHost:
         async def notify(kind: str, what: dict[str, Any]) -> None:
             await trio.lowlevel.checkpoint()
 
-        return await self.methods[method](params, notify)
+        # Whoever waits for an answer when the program ends sees the connection close.
+        with trio.CancelScope() as scope:
+            self._calls[scope] = None
+            try:
+                return await self.methods[method](params, notify)
+            except HostCrashed:
+                raise Down(self.name) from None
+            finally:
+                self._calls.pop(scope, None)
+        raise Down(self.name)
 
 
 class Down(Exception):
@@ -199,15 +243,17 @@ class TrackerHost(SimHost):
             heartbeat_seconds=self.heartbeat_seconds,
             mdns=False,
         )
+
+        async def run(task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
+            own = [self.port.address]
+            await tracker.app.run(config, runtime, find_own_hosts=lambda: own, task_status=task_status)
+
         async with trio.open_nursery() as nursery:
-            yield await nursery.start(run_tracker, config, runtime, self.port.address)
+            await nursery.start(run)
+            # It hands out its ready line only; its commands know it.
+            assert self.methods is not None
+            yield inspect.getclosurevars(self.methods["status"]).nonlocals["self"]._tracker
             nursery.cancel_scope.cancel()
-
-
-async def run_tracker(
-    config: TrackerConfig, runtime: Runtime, address: str, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
-) -> None:
-    await tracker.app.run(config, runtime, find_own_hosts=lambda: [address], task_status=task_status)
 
 
 class StorageHost(SimHost):
@@ -244,6 +290,16 @@ class DaemonHost(SimHost):
             assert methods_of is not None
             yield node
             nursery.cancel_scope.cancel()
+
+
+def _postpone(status: Any, seconds: float) -> None:
+    """Move every deadline below a cancel scope of trio's."""
+    if status is None:
+        return
+    if math.isfinite(status._scope.deadline):
+        status._scope.deadline += seconds
+    for child in list(status._children):
+        _postpone(child, seconds)
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
