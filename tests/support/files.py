@@ -28,6 +28,7 @@ def make_file(path: Path, size_bytes: int, seed: int = 0) -> Path:
 def make_sparse_mix(path: Path, size_bytes: int, seed: int = 0) -> Path:
     """Write a file of which every eighth MiB is random and the rest is a hole: large, and cheap to keep."""
     generator = random.Random(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.truncate(size_bytes)
         for offset in range(0, size_bytes, 8 * MIB):
