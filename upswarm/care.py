@@ -18,7 +18,7 @@ from upswarm.console import Console, failure, verb
 from upswarm.programs import load_program_config
 from upswarm.text import shown, table
 
-PARTS = ("trio", "msgpack", "msgspec", "cryptography", "apsw", "zeroconf", "click", "rich", "structlog", "platformdirs")
+PARTS = ("trio", "msgpack", "cryptography", "apsw", "zeroconf", "click", "rich", "structlog", "platformdirs")
 
 
 @click.command()

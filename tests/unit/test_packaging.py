@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -73,6 +75,22 @@ def test_pyproject_holds_the_build_system_and_ruff_only() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert set(pyproject) == {"build-system", "tool"}
     assert set(pyproject["tool"]) == {"ruff"}
+
+
+def test_what_is_imported_is_required_and_the_other_way_round() -> None:
+    owners = metadata.packages_distributions()
+    imported: set[str] = set()
+    for room in PACKAGES:
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    imported.add(node.module.partition(".")[0])
+    theirs = imported - sys.stdlib_module_names - set(PACKAGES)
+    needed = {owner.lower() for name in theirs for owner in owners.get(name, [f"nobody installs {name}"])}
+    required = {re.split(r"[\[>]", line)[0] for line in listed("options", "install_requires")}
+    assert needed == required
 
 
 def test_every_dependency_has_a_lower_bound() -> None:
