@@ -37,6 +37,35 @@ for _power, _letter in enumerate("kmgtp", 1):
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
+class Secret:
+    """A setting that is never shown: it prints as stars, or as nothing when there is none. ``reveal`` for whoever must
+    have it. Not read from the config file, which others may read."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return "***" if self._text else ""
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def reveal(self) -> str:
+        """Return it."""
+        return self._text
+
+
+NO_SECRET = Secret()
+
+
 def parse_size_bytes(text: str) -> int:
     """Return bytes of "20MiB", "3 GB", "500k" or "4096".
 
@@ -202,6 +231,10 @@ def _value(raw: object, hint: Any, name: str, *, is_text: bool) -> object:
         if isinstance(raw, str) and raw and "\0" not in raw:
             return Path(raw).expanduser().absolute()
         raise ValueError(f"{raw!r}: a path was expected")
+    if hint is Secret:
+        if not is_text:
+            raise ValueError("a secret has no place in this file; set it in the environment, or use a file of its own")
+        return Secret(str(raw))
     if hint is str:
         if isinstance(raw, str):
             return raw

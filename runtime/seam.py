@@ -10,7 +10,7 @@ Disk calls are synchronous and belong inside ``await runtime.run_sync(...)``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, TypeVarTuple
@@ -267,6 +267,52 @@ class SecureStream(ByteStream, Protocol):
 
     async def send_parts(self, parts: Sequence[Buffer]) -> None:
         """Send all of ``parts`` as one run of bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WebAnswer:
+    """What an HTTP server answered: header names in lower case; ``filled_bytes``: how much went into the target."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+    filled_bytes: int = 0
+
+
+class WebBody(Protocol):
+    """What is sent. Iterated once a request; a new one is made for each try."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How long it is."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class Web(Protocol):
+    """Requests to HTTP servers of others."""
+
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | WebBody = b"",
+        *,
+        target: memoryview | None = None,
+        bytes_max: int = 1 << 20,
+        seconds_max: float = 60.0,
+    ) -> WebAnswer:
+        """Send one request as it is and return the answer, whatever its status; redirects are not followed.
+
+        The body of a 2xx answer goes into ``target`` if there is one, every other into the answer. What the iteration
+        of ``body`` raises passes through.
+
+        Raises:
+            LinkLost: unreachable, cut off, too slow, or more than ``target`` or ``bytes_max`` take.
+        """
         ...
 
 

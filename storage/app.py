@@ -35,7 +35,7 @@ from runtime.logs import setup_logs
 from runtime.real import real_runtime
 from runtime.seam import File, Runtime
 from storage.backends.base import Backend
-from storage.backends.directory import DirectoryBackend
+from storage.backends.choice import OpenWeb, chosen_backend
 from storage.config import StorageConfig
 from storage.desk import Desk
 from storage.holdings import StorageHoldings
@@ -239,11 +239,11 @@ class StorageNode:
 
 @asynccontextmanager
 async def opened(
-    config: StorageConfig, runtime: Runtime, discovery: Discovery | None = None
+    config: StorageConfig, runtime: Runtime, discovery: Discovery | None = None, open_web: OpenWeb | None = None
 ) -> AsyncIterator[tuple[StorageNode, Recovered]]:
     """Take the data folder for this process, bring it in order, and give it back when the block ends.
 
-    ``discovery`` None: the LAN is told nothing.
+    ``discovery`` None: the LAN is told nothing. ``open_web``: how to reach HTTP servers; S3 needs it.
 
     Raises:
         ConfigError: not joined, joined as something else, or the folder cannot be used; the sentence says which.
@@ -259,15 +259,14 @@ async def opened(
     spool = folder / "spool"
     lock = await runtime.run_sync(_lock, runtime, folder)
     try:
-        backend = DirectoryBackend(runtime, folder / "objects", spool)
-        await backend.prepare()
-        ledger = await Ledger.open(runtime, folder / "ledger.db")
-        try:
-            node = StorageNode(config, runtime, keyring, ledger, backend, spool, discovery)
-            yield node, await recover(runtime, ledger, backend, node.shelf, spool)
-        finally:
-            with trio.CancelScope(shield=True):
-                await ledger.aclose()
+        async with chosen_backend(config, runtime, keyring.credentials.node, spool, open_web) as backend:
+            ledger = await Ledger.open(runtime, folder / "ledger.db")
+            try:
+                node = StorageNode(config, runtime, keyring, ledger, backend, spool, discovery)
+                yield node, await recover(runtime, ledger, backend, node.shelf, spool)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await ledger.aclose()
     finally:
         lock.close()
 
@@ -295,7 +294,10 @@ async def serve_until_signal(config: StorageConfig, runtime: Runtime, ready: Cal
 
             program.start_soon(stop_on_signal, name="signals")
             discovery = ZeroconfDiscovery() if config.mdns else None
-            async with opened(config, runtime, discovery) as (node, recovered), trio.open_nursery() as parts:
+            async with (
+                opened(config, runtime, discovery, _open_web(config)) as (node, recovered),
+                trio.open_nursery() as parts,
+            ):
                 await parts.start(node.run, recovered)
                 ready(
                     {
@@ -305,6 +307,15 @@ async def serve_until_signal(config: StorageConfig, runtime: Runtime, ready: Cal
                         "data": str(config.data_folder),
                     }
                 )
+
+
+def _open_web(config: StorageConfig) -> OpenWeb | None:
+    if config.backend != "s3":
+        return None
+    # Here, because it takes a fifth of a second, and most storage nodes never need it.
+    from runtime.web import open_web
+
+    return open_web
 
 
 def main(config: StorageConfig) -> int:

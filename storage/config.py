@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 from protocol.errors import ConfigError
 from protocol.ids import parse_address
 from protocol.limits import WORD_BYTES_MAX
+from runtime.config import NO_SECRET, Secret
 from runtime.places import Places
 
 LISTEN_DEFAULT = "0.0.0.0:4200"
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# What every store takes in a key as it is. A prefix is a folder, or nothing.
+_PREFIX = re.compile(r"([A-Za-z0-9._-]{1,64}/){0,8}")
+_REGION = re.compile(r"[a-z0-9-]{1,32}")
+S3_PARTS_AT_ONCE_MAX = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +46,23 @@ class StorageConfig:
     # An open job that nobody was connected for in so long is cancelled; its uploader may come back from a long weekend.
     idle_seconds: float = 7 * 24 * 3600.0
 
+    # Where files come to rest: a folder of ours, or a bucket of an S3-compatible store.
+    backend: Literal["directory", "s3"] = "directory"
+    s3_endpoint: str = ""  # AWS in s3_region when empty
+    s3_bucket: str = ""
+    s3_prefix: str = "upswarm/"  # one for each storage node
+    s3_region: str = "us-east-1"  # what stores without regions expect, too
+    # auto: the bucket is part of the host name at AWS and of the path elsewhere.
+    s3_addressing: Literal["auto", "path", "virtual"] = "auto"
+    s3_credentials: Path | None = None  # a file as AWS's tools read it
+    s3_access_key: str = ""
+    s3_secret_key: Secret = NO_SECRET
+    s3_session_token: Secret = NO_SECRET
+    # Of one file; four fill a gigabit line at usual distances.
+    s3_parts_at_once: int = 4
+    # checksum: believe the SHA-256 that the store shows. read: some stores show what they were told; read it all back.
+    s3_verify: Literal["checksum", "read"] = "checksum"
+
     def __post_init__(self) -> None:
         for address in (self.listen, *self.advertise):
             try:
@@ -47,8 +74,47 @@ class StorageConfig:
                 raise ConfigError(f"[storage] {key}: too small; the default would be right for most")
         if len(self.name.encode("utf-8")) > WORD_BYTES_MAX:
             raise ConfigError(f"[storage] name: at most {WORD_BYTES_MAX} bytes")
+        if self.backend == "s3":
+            self._check_s3()
+
+    def _check_s3(self) -> None:
+        if self.s3_endpoint and not _is_endpoint(self.s3_endpoint):
+            raise ConfigError(
+                f"[storage] s3_endpoint: {self.s3_endpoint[:200]!r} is none; right would be https://s3.example.org or"
+                " http://127.0.0.1:8333, without a path"
+            )
+        for key, value, pattern, right in (
+            ("s3_bucket", self.s3_bucket, _BUCKET, "the name of a bucket: 3 to 63 of a-z, 0-9, '.' and '-'"),
+            ("s3_prefix", self.s3_prefix, _PREFIX, "'' or a folder such as 'upswarm/node-1/', with '/' at its end"),
+            ("s3_region", self.s3_region, _REGION, "a region such as 'eu-central-1'"),
+        ):
+            if not pattern.fullmatch(value):
+                raise ConfigError(f"[storage] {key}: {value[:200]!r}; right would be {right}")
+        if not 1 <= self.s3_parts_at_once <= S3_PARTS_AT_ONCE_MAX:
+            raise ConfigError(f"[storage] s3_parts_at_once: 1 to {S3_PARTS_AT_ONCE_MAX} are possible")
+        inline = bool(self.s3_access_key), bool(self.s3_secret_key)
+        if self.s3_credentials is not None and any(inline):
+            raise ConfigError("[storage] s3_credentials and s3_access_key, s3_secret_key: give the one or the others")
+        if self.s3_credentials is None and not all(inline):
+            raise ConfigError(
+                "[storage] s3_credentials: name a file with the keys (0600), or set UPSWARM_STORAGE_S3_ACCESS_KEY and"
+                " UPSWARM_STORAGE_S3_SECRET_KEY in the environment"
+            )
 
     @property
     def data_folder(self) -> Path:
         """Where everything is kept: ledger.db, objects/, spool/, lock."""
         return self.data if self.data is not None else self.places.state / "data"
+
+
+def _is_endpoint(text: str) -> bool:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or parts.query or parts.fragment:
+        return False
+    host = parts.netloc
+    default = f"{host}:443" if re.search(r":[0-9]+$", host) is None else host
+    try:
+        parse_address(default)
+    except ValueError:
+        return False
+    return True

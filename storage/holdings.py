@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from exchange.engine import Held
 from protocol.bitmap import Bitmap
-from protocol.errors import ChunkMissing
+from protocol.errors import ChunkMissing, StorageUnavailable
 from protocol.ids import Tag
 from protocol.manifest import Layout, Manifest
 from storage.backends.base import Backend, StoredObject
@@ -72,6 +72,13 @@ class StorageHoldings:
         if file is None:
             raise ChunkMissing(f"{tag} is not held")
         position = Layout.of_size(file.size_bytes).offset_of(chunk) + offset
+        try:
+            await self._read_stored(tag, position, target)
+        except StorageUnavailable as error:
+            # Whoever asked us asks another holder, or again; the store's outage is not theirs to wait for.
+            raise ChunkMissing(f"{tag}: {error}") from error
+
+    async def _read_stored(self, tag: Tag, position: int, target: memoryview) -> None:
         while True:
             opened = await self._object(tag)
             try:

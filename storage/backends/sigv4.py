@@ -124,9 +124,7 @@ def _signature(
 ) -> str:
     names = sorted(headers)
     lines = "".join(f"{name}:{' '.join(headers[name].split())}\n" for name in names)
-    request = "\n".join(
-        (method, target.encoded_path, encoded_query(target.query), lines, ";".join(names), payload)
-    )
+    request = "\n".join((method, target.encoded_path, encoded_query(target.query), lines, ";".join(names), payload))
     digest = hashlib.sha256(request.encode()).hexdigest()
     text = "\n".join((_ALGORITHM, moment, _scope(moment, region), digest))
     key = f"AWS4{keys.secret_key}".encode()
