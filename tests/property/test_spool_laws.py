@@ -1,0 +1,170 @@
+"""The spool against a bytearray: blocks in any order, cut anyhow, right or wrong; what is judged right is right."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exchange.spool import Spool, Write
+from protocol.errors import ChunkMissing, StorageBroken
+from protocol.limits import MIB
+from protocol.manifest import Layout, Manifest, tag_of
+from runtime.seam import Buffer
+
+CHUNKS = 3
+CHUNK_BYTES = 6000
+DATA = random.Random(5).randbytes(CHUNKS * CHUNK_BYTES - 1234)
+LAYOUT = Layout(len(DATA), CHUNK_BYTES, CHUNKS)  # small chunks: the spool takes any layout
+
+
+def manifest_of(data: bytes, layout: Layout) -> Manifest:
+    digests = tuple(
+        hashlib.sha256(data[layout.offset_of(chunk) : layout.offset_of(chunk) + layout.bytes_of(chunk)]).digest()
+        for chunk in range(layout.chunks)
+    )
+    return Manifest(layout, digests, tag_of(digests))
+
+
+MANIFEST = manifest_of(DATA, LAYOUT)
+
+
+class MemoryFile:
+    """A file in memory; reads may be short by ``missing`` bytes at the end, or fail."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.data = bytearray(size_bytes)
+        self.reads_fail = False
+        self.bytes_read = 0
+
+    def read_into(self, target: memoryview, offset: int) -> int:
+        if self.reads_fail:
+            raise OSError(5, "Input/output error")
+        piece = self.data[offset : offset + len(target)]
+        target[: len(piece)] = piece
+        self.bytes_read += len(piece)
+        return len(piece)
+
+    def write(self, data: Buffer, offset: int) -> None:
+        self.data[offset : offset + len(data)] = data
+
+
+class InlineRuntime:
+    """Only what a spool asks of a runtime after it was opened."""
+
+    @staticmethod
+    async def run_sync(work, *args):
+        return work(*args)
+
+
+def spool_on(file: MemoryFile, manifest: Manifest = MANIFEST) -> Spool:
+    return Spool(InlineRuntime(), file, Path("spool"), manifest)
+
+
+@st.composite
+def cuts(draw: st.DrawFn, size_bytes: int) -> list[tuple[int, int]]:
+    """A chunk cut into blocks: offset and length, in any order."""
+    inner = draw(st.lists(st.integers(1, size_bytes - 1), unique=True, max_size=8).map(sorted))
+    edges = [0, *inner, size_bytes]
+    blocks = [(start, end - start) for start, end in pairwise(edges)]
+    return draw(st.permutations(blocks))
+
+
+@st.composite
+def chunk_attempts(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, int]], int | None, int]]:
+    """Chunks in any order, some begun and given up, some with a wrong byte: (chunk, blocks, wrong byte, how many)."""
+    attempts = []
+    for chunk in draw(st.permutations(range(CHUNKS))):
+        for last in [False] * draw(st.integers(0, 2)) + [True]:
+            blocks = draw(cuts(LAYOUT.bytes_of(chunk)))
+            wrong = draw(st.none() | st.integers(0, LAYOUT.bytes_of(chunk) - 1))
+            done = len(blocks) if last else draw(st.integers(0, len(blocks) - 1))
+            attempts.append((chunk, blocks, wrong, done))
+    return attempts
+
+
+@given(attempts=chunk_attempts(), batch=st.integers(1, 5))
+def test_a_chunk_is_judged_by_its_bytes_however_they_came(attempts, batch: int) -> None:
+    file, model = MemoryFile(len(DATA)), bytearray(len(DATA))
+    spool = spool_on(file)
+    writes: list[Write] = []
+    expected: list[tuple[int, bool]] = []
+    for chunk, blocks, wrong, done in attempts:
+        start = LAYOUT.offset_of(chunk)
+        for number, (offset, length) in enumerate(blocks[:done]):
+            piece = bytearray(DATA[start + offset : start + offset + length])
+            if wrong is not None and offset <= wrong < offset + length:
+                piece[wrong - offset] ^= 1
+            writes.append(Write(chunk, offset, memoryview(piece), number == len(blocks) - 1))
+            model[start + offset : start + offset + length] = piece
+        if done == len(blocks):
+            expected.append((chunk, wrong is None))
+    judged = []
+    for place in range(0, len(writes), batch):
+        judged += spool.write_blocks(writes[place : place + batch])
+    assert judged == expected
+    assert file.data == model
+    for chunk, right in dict(expected).items():
+        assert spool.check_chunk(chunk) == right
+
+
+@given(blocks=cuts(CHUNK_BYTES))
+def test_what_comes_in_order_is_not_read_back(blocks: list[tuple[int, int]]) -> None:
+    file = MemoryFile(len(DATA))
+    spool = spool_on(file)
+    blocks = sorted(blocks)
+    writes = [
+        Write(0, offset, memoryview(DATA[offset : offset + length]), offset + length == CHUNK_BYTES)
+        for offset, length in blocks
+    ]
+    assert spool.write_blocks(writes) == [(0, True)]
+    assert file.bytes_read == 0
+
+
+async def test_reading_gives_the_bytes_or_says_that_they_are_missing() -> None:
+    file = MemoryFile(len(DATA))
+    file.data[:] = DATA
+    spool = spool_on(file)
+    target = memoryview(bytearray(100))
+    await spool.read_block(1, 50, target)
+    assert target == DATA[CHUNK_BYTES + 50 : CHUNK_BYTES + 150]
+    assert await spool.verify_chunk(2)
+    del file.data[CHUNK_BYTES + 100 :]
+    with pytest.raises(ChunkMissing):
+        await spool.read_block(1, 50, target)
+    assert not await spool.verify_chunk(2)
+
+
+async def test_a_disk_that_cannot_be_read_is_our_error() -> None:
+    file = MemoryFile(len(DATA))
+    spool = spool_on(file)
+    file.reads_fail = True
+    with pytest.raises(ChunkMissing):
+        await spool.read_block(0, 0, memoryview(bytearray(10)))
+    with pytest.raises(StorageBroken):
+        await spool.verify_chunk(0)
+    # The second half first: the chunk must be read back when it is whole.
+    with pytest.raises(StorageBroken):
+        spool.write_blocks(
+            [
+                Write(0, 3000, memoryview(DATA[3000:CHUNK_BYTES]), False),
+                Write(0, 0, memoryview(DATA[:3000]), True),
+            ]
+        )
+
+
+def test_a_large_chunk_is_read_back_in_pieces() -> None:
+    data = random.Random(6).randbytes(3 * MIB + 7)
+    layout = Layout(len(data), len(data), 1)
+    file = MemoryFile(len(data))
+    spool = spool_on(file, manifest_of(data, layout))
+    half = MIB + 11
+    judged = spool.write_blocks(
+        [Write(0, half, memoryview(data[half:]), False), Write(0, 0, memoryview(data[:half]), True)]
+    )
+    assert judged == [(0, True)]
