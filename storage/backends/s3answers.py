@@ -111,7 +111,8 @@ def page_of(body: bytes, what: str, element: str, markers: Mapping[str, str]) ->
         StorageUnavailable: this is no listing.
     """
     root = _parse(body)
-    if root is None:
+    # A page for people may be XML too; taken for an empty listing it would make all our objects lost.
+    if root is None or not re.fullmatch("List[A-Za-z]*Result", _local(root.tag)):
         raise garbled(what)
     entries = [{_local(child.tag): child.text or "" for child in one} for one in root if _local(one.tag) == element]
     more = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,14 +135,12 @@ class S3Client:
 
     async def objects(self, prefix: str) -> dict[str, int]:
         """Return the keys that begin with ``prefix``, and how long their objects are."""
-        found: dict[str, int] = {}
         query = {"list-type": "2", "prefix": prefix}
-        async for entry in self._listed("list", query, "Contents", {"continuation-token": "NextContinuationToken"}):
-            try:
-                found[entry["Key"]] = int(entry["Size"])
-            except (KeyError, ValueError) as error:
-                raise s3answers.garbled("list") from error
-        return found
+        entries = await self._listed("list", query, "Contents", {"continuation-token": "NextContinuationToken"})
+        try:
+            return {entry["Key"]: int(entry["Size"]) for entry in entries}
+        except (KeyError, ValueError) as error:
+            raise s3answers.garbled("list") from error
 
     # --- uploads in parts ---
 
@@ -193,28 +191,26 @@ class S3Client:
 
     async def uploads(self, prefix: str) -> list[tuple[str, str]]:
         """Return key and id of all unfinished uploads of keys that begin with ``prefix``."""
-        found = []
         markers = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
-        async for entry in self._listed("list uploads", {"uploads": "", "prefix": prefix}, "Upload", markers):
-            if not {"Key", "UploadId"} <= entry.keys():
-                raise s3answers.garbled("list uploads")
-            # Not every store keeps to the prefix here.
-            if entry["Key"].startswith(prefix):
-                found.append((entry["Key"], entry["UploadId"]))
-        return found
+        entries = await self._listed("list uploads", {"uploads": "", "prefix": prefix}, "Upload", markers)
+        if not all({"Key", "UploadId"} <= entry.keys() for entry in entries):
+            raise s3answers.garbled("list uploads")
+        # Not every store keeps to the prefix here.
+        return [(entry["Key"], entry["UploadId"]) for entry in entries if entry["Key"].startswith(prefix)]
 
     # --- one request ---
 
     async def _listed(
         self, what: str, query: Mapping[str, str], element: str, markers: Mapping[str, str]
-    ) -> AsyncIterator[Mapping[str, str]]:
+    ) -> list[Mapping[str, str]]:
+        found: list[Mapping[str, str]] = []
         more: Mapping[str, str] | None = {}
         while more is not None:
             answer = await self._ask(what, "GET", "", {**query, **more})
             page = s3answers.page_of(answer.body, what, element, markers)
-            for entry in page.entries:
-                yield entry
+            found += page.entries
             more = page.more
+        return found
 
     async def _ask(
         self,

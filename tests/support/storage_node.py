@@ -29,6 +29,7 @@ from runtime.links import Links
 from runtime.places import Places
 from runtime.seam import Disk, Runtime
 from storage.app import StorageNode, opened
+from storage.backends.choice import OpenWeb
 from storage.config import StorageConfig
 from support.memory_network import MemoryHub
 from support.runtimes import memory_runtime
@@ -63,6 +64,7 @@ class Site:
         self.disk: Disk | None = None
         self.wrap: Callable[[Runtime], Runtime] = lambda runtime: runtime
         self.settings: dict[str, Any] = {"reserve_bytes": 0}
+        self.open_web: OpenWeb | None = None
         self.address = NodeAddress(self.swarm.node("storage"), Role.STORAGE, ())
         self._starts = 0
 
@@ -94,7 +96,7 @@ class Site:
         """Run the storage node while the block lasts; then it is stopped."""
         if not self.config().places.identity.exists():
             await self.join()
-        async with opened(self.config(), self.runtime()) as (node, recovered), trio.open_nursery() as nursery:
+        async with opened(self.config(), self.runtime(), open_web=self.open_web) as (node, recovered), trio.open_nursery() as nursery:
             await nursery.start(node.run, recovered)
             self.address = NodeAddress(node.node, Role.STORAGE, (node.listen,))
             yield node
