@@ -7,11 +7,10 @@ wrong.
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,12 +46,15 @@ from runtime.links import Links, shorten
 from runtime.logs import setup_logs
 from runtime.real import real_runtime
 from runtime.seam import Database, File, Runtime
+from runtime.serving import Life, changed_settings, serve_until_signal
 
 log = structlog.get_logger()
 
 # The one who told us to leave gets an answer before the control socket goes.
 LAST_ANSWER_SECONDS = 0.5
 ENDED_SHOWN_MAX = 20
+# What changes while we run (SIGHUP); everything else was built upon.
+RELOADED = ("up_bytes_per_second", "down_bytes_per_second", "help_bytes_per_second", "lend", "log_level")
 
 J = TypeVar("J", Put, Get)
 
@@ -87,7 +89,7 @@ class Daemon:
             runtime,
             self.links,
             keyring.tracker,
-            lambda: BeatStatus(lend=config.lend, paused=self.paused),
+            lambda: BeatStatus(lend=self.config.lend, paused=self.paused),
             self.book,
             self._told_by_tracker,
             on_connected=self._tracker_connected,
@@ -177,6 +179,18 @@ class Daemon:
         self.engine.set_paused(settings.paused)
         self.puts.set_paused(settings.paused)
         self.tracker_link.beat_soon()
+
+    async def reconfigure(self, config: DaemonConfig) -> Sequence[str]:
+        """Bring new settings into force: caps, lending, how much is logged; return the names of the others that differ.
+
+        What ``limit`` changed goes on to go before the caps.
+        """
+        restart = changed_settings(self.config, config, RELOADED)
+        setup_logs(config.log_level)
+        self.config = replace(self.config, **{name: getattr(config, name) for name in RELOADED})
+        self.settings.configure(self.config)
+        self.apply_settings()
+        return restart
 
     def stop_soon(self) -> None:
         """End ``run``, after the answer that is being given."""
@@ -304,42 +318,28 @@ def _recent(jobs: list[J]) -> list[J]:
     return ended[-ENDED_SHOWN_MAX:] + [job for job in jobs if not job.state.final]
 
 
-async def serve_until_signal(config: DaemonConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:
-    """Run a daemon until SIGTERM or SIGINT, or until it left; ``ready`` is called once, when it accepts connections."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as program:
-
-            async def stop_on_signal() -> None:
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    program.cancel_scope.cancel()
-
-            program.start_soon(stop_on_signal, name="signals")
-            discovery = ZeroconfDiscovery() if config.mdns else None
-            async with opened(config, runtime, discovery) as daemon, trio.open_nursery() as parts:
-                await parts.start(daemon.run)
-                ready(
-                    {
-                        "ready": "daemon",
-                        "listen": daemon.listen,
-                        "node": daemon.node,
-                        "control": str(config.places.control_socket),
-                    }
-                )
-            program.cancel_scope.cancel()
+async def serve(config: DaemonConfig, runtime: Runtime, life: Life[DaemonConfig]) -> None:
+    """Run a daemon until cancelled, or until it left."""
+    discovery = ZeroconfDiscovery() if config.mdns else None
+    async with opened(config, runtime, discovery) as daemon, trio.open_nursery() as parts:
+        await parts.start(daemon.run)
+        life.ready(
+            {
+                "ready": "daemon",
+                "listen": daemon.listen,
+                "node": daemon.node,
+                "control": str(config.places.control_socket),
+            },
+            daemon.reconfigure,
+        )
 
 
-def main(config: DaemonConfig) -> int:
-    """Run the peer daemon in the foreground; return the exit code."""
+def main(config: DaemonConfig, read: Callable[[], DaemonConfig] | None = None) -> int:
+    """Run the peer daemon in the foreground; return the exit code. ``read`` reads the settings again (SIGHUP)."""
     setup_logs(config.log_level)
-
-    def ready(line: dict[str, str]) -> None:
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-
     code = 0
     try:
-        trio.run(serve_until_signal, config, real_runtime(), ready)
+        trio.run(serve_until_signal, partial(serve, config, real_runtime()), read)
     except* ConfigError as group:
         code = _tell(group, "cannot start", ConfigError.exit_code)
     except* StorageError as group:

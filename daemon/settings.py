@@ -6,6 +6,7 @@ Kept in the daemon's database; a key that is not there means: as configured.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,19 +28,24 @@ class Settings:
 class SettingsKeeper:
     """The settings in force. Made by ``load``."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, database: Database, config: DaemonConfig, changed: Mapping[str, Any]) -> None:
         self._database = database
+        self._changed = dict(changed)
+        self.configure(config)
 
     @classmethod
     async def load(cls, database: Database, config: DaemonConfig) -> SettingsKeeper:
         """Read what was changed in earlier lives."""
         rows = await database.read(lambda cursor: dict(cursor.execute("SELECT key, value FROM settings")))
         changed = {key: json.loads(value) for key, value in rows.items() if key in ("up", "down", "help", "paused")}
-        settings = Settings(
-            config.up_bytes_per_second, config.down_bytes_per_second, config.help_bytes_per_second, False
+        return cls(database, config, changed)
+
+    def configure(self, config: DaemonConfig) -> None:
+        """Take what is configured; what was changed while running goes before it."""
+        self.settings = replace(
+            Settings(config.up_bytes_per_second, config.down_bytes_per_second, config.help_bytes_per_second, False),
+            **self._changed,
         )
-        return cls(database, replace(settings, **changed))
 
     async def change(self, **changed: float | bool | None) -> Settings:
         """Change ``up``, ``down``, ``help`` or ``paused``; durable when this returns."""
@@ -47,6 +53,7 @@ class SettingsKeeper:
         await self._database.transaction(
             lambda cursor: cursor.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
         )
+        self._changed |= changed
         self.settings = replace(self.settings, **changed)  # type: ignore[arg-type]  # keys are fields, by the callers
         return self.settings
 

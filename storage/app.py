@@ -7,11 +7,10 @@ wrong. A disk that failed a write or an fsync is not worked on any further: what
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from runtime.links import Links, shorten
 from runtime.logs import setup_logs
 from runtime.real import real_runtime
 from runtime.seam import File, Runtime
+from runtime.serving import Life, changed_settings, serve_until_signal
 from storage.backends.base import Backend
 from storage.backends.choice import OpenWeb, chosen_backend
 from storage.config import StorageConfig
@@ -57,6 +57,8 @@ from storage.sweeper import Sweeper
 log = structlog.get_logger()
 
 ROOM_SECONDS_BETWEEN_LOOKS = 5.0
+# What changes while we run (SIGHUP); everything else was built upon.
+RELOADED = ("up_bytes_per_second", "log_level")
 
 
 class StorageNode:
@@ -231,6 +233,14 @@ class StorageNode:
 
         await discovery.run(own, introduce_tracker(self.tracker_link, other), lost)
 
+    async def reconfigure(self, config: StorageConfig) -> Sequence[str]:
+        """Bring the cap and the level of the log into force; return the names of the other settings that differ."""
+        restart = changed_settings(self.config, config, RELOADED)
+        setup_logs(config.log_level)
+        self.config = replace(self.config, **{name: getattr(config, name) for name in RELOADED})
+        self.engine.set_budgets(up=config.up_bytes_per_second, help=None)
+        return restart
+
     async def _watch_room(self) -> None:
         while True:
             await self.room.free_bytes()
@@ -282,31 +292,23 @@ def _lock(runtime: Runtime, folder: Path) -> File:
     return lock
 
 
-async def serve_until_signal(config: StorageConfig, runtime: Runtime, ready: Callable[[dict[str, str]], None]) -> None:
-    """Run a storage node until SIGTERM or SIGINT; ``ready`` is called once, when it accepts connections."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as program:
-
-            async def stop_on_signal() -> None:
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    program.cancel_scope.cancel()
-
-            program.start_soon(stop_on_signal, name="signals")
-            discovery = ZeroconfDiscovery() if config.mdns else None
-            async with (
-                opened(config, runtime, discovery, _open_web(config)) as (node, recovered),
-                trio.open_nursery() as parts,
-            ):
-                await parts.start(node.run, recovered)
-                ready(
-                    {
-                        "ready": "storage",
-                        "listen": node.listen,
-                        "node": node.node,
-                        "data": str(config.data_folder),
-                    }
-                )
+async def serve(config: StorageConfig, runtime: Runtime, life: Life[StorageConfig]) -> None:
+    """Run a storage node until cancelled."""
+    discovery = ZeroconfDiscovery() if config.mdns else None
+    async with (
+        opened(config, runtime, discovery, _open_web(config)) as (node, recovered),
+        trio.open_nursery() as parts,
+    ):
+        await parts.start(node.run, recovered)
+        life.ready(
+            {
+                "ready": "storage",
+                "listen": node.listen,
+                "node": node.node,
+                "data": str(config.data_folder),
+            },
+            node.reconfigure,
+        )
 
 
 def _open_web(config: StorageConfig) -> OpenWeb | None:
@@ -318,17 +320,12 @@ def _open_web(config: StorageConfig) -> OpenWeb | None:
     return open_web
 
 
-def main(config: StorageConfig) -> int:
-    """Run the storage node in the foreground; return the exit code."""
+def main(config: StorageConfig, read: Callable[[], StorageConfig] | None = None) -> int:
+    """Run the storage node in the foreground; return the exit code. ``read`` reads the settings again (SIGHUP)."""
     setup_logs(config.log_level)
-
-    def ready(line: dict[str, str]) -> None:
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-
     code = 0
     try:
-        trio.run(serve_until_signal, config, real_runtime(), ready)
+        trio.run(serve_until_signal, partial(serve, config, real_runtime()), read)
     except* ConfigError as group:
         code = _tell(group, "cannot start", ConfigError.exit_code)
     except* StorageError as group:

@@ -7,10 +7,8 @@ closed last.
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 import trio
@@ -27,6 +25,7 @@ from runtime.logs import setup_logs
 from runtime.places import Places
 from runtime.real import real_runtime
 from runtime.seam import Listener, Runtime
+from runtime.serving import Life, changed_settings, serve_until_signal
 from tracker.access import Access
 from tracker.addresses import own_addresses
 from tracker.authority import open_authority, open_identity
@@ -250,11 +249,11 @@ async def _serve(
         task_status.started(ready)
 
 
-def main(config: TrackerConfig) -> int:
-    """Run the tracker until SIGTERM or SIGINT; return the exit code."""
+def main(config: TrackerConfig, read: Callable[[], TrackerConfig] | None = None) -> int:
+    """Run the tracker until SIGTERM or SIGINT; return the exit code. ``read`` reads the settings again (SIGHUP)."""
     setup_logs(config.log_level)
     try:
-        trio.run(_run_until_signalled, config)
+        trio.run(serve_until_signal, partial(_run_real, config), read)
     except* UpswarmError as group:
         error = _first(group)
         log.error("tracker stopped", reason=str(error), exc_info=not isinstance(error, ConfigError))
@@ -264,31 +263,15 @@ def main(config: TrackerConfig) -> int:
     return return_code
 
 
-async def _run_until_signalled(config: TrackerConfig) -> None:
-    async with trio.open_nursery() as program:
+async def _run_real(config: TrackerConfig, life: Life[TrackerConfig]) -> None:
+    async def reconfigure(read: TrackerConfig) -> Sequence[str]:
+        # Everything else was built upon.
+        setup_logs(read.log_level)
+        return changed_settings(config, read, ("log_level",))
 
-        async def stop() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                program_ready.set()
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    break
-            # The receiver is gone: a second signal ends the process at once.
-            program.cancel_scope.cancel()
-
-        program_ready = trio.Event()
-        program.start_soon(stop)
-        await program_ready.wait()
-        ready = await program.start(_run_real, config)
-        sys.stdout.write(json.dumps(ready) + "\n")
-        sys.stdout.flush()
-
-
-async def _run_real(
-    config: TrackerConfig, task_status: trio.TaskStatus[dict[str, str | None]] = trio.TASK_STATUS_IGNORED
-) -> None:
     discovery = ZeroconfDiscovery() if config.mdns else None
-    await run(config, real_runtime(), discovery=discovery, task_status=task_status)
+    async with trio.open_nursery() as program:
+        life.ready(await program.start(partial(run, config, real_runtime(), discovery=discovery)), reconfigure)
 
 
 def _ignore(_found: object) -> None:

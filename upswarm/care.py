@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 from protocol.errors import CommandError, ConfigError, UpswarmError
+from runtime.config import Secret
 from runtime.places import PROGRAMS, Program
 from upswarm import doctor as examination
 from upswarm.client import NoProgram
 from upswarm.console import Console, failure, verb
-from upswarm.programs import load_program_config
+from upswarm.programs import config_kind, load_program_config
 from upswarm.text import shown, table
 
 PARTS = ("trio", "msgpack", "cryptography", "apsw", "zeroconf", "click", "rich", "structlog", "platformdirs")
@@ -110,6 +111,11 @@ def settings_of(console: Console, program: Program) -> dict[str, Any]:
     return {name: plain(getattr(settings, name)) for name in names}
 
 
+def secret_names(program: str) -> set[str]:
+    """Return the settings of ``program`` that no file may hold."""
+    return {field.name for field in dataclasses.fields(config_kind(program)) if isinstance(field.default, Secret)}
+
+
 def plain(value: Any) -> Any:
     """Return a setting as JSON knows it."""
     if isinstance(value, list | tuple):
@@ -120,8 +126,14 @@ def plain(value: Any) -> Any:
 def _config_text(data: dict[str, dict[str, Any]]) -> str:
     lines = []
     for section, settings in data.items():
+        secrets = secret_names(section)
         lines.append(f"[{section}]")
-        lines.extend(f"{key} = {_toml(value)}" for key, value in settings.items())
+        lines.extend(
+            f"# {key}: {'set' if value else 'not set'}; it comes from the environment"
+            if key in secrets
+            else f"{key} = {_toml(value)}"
+            for key, value in settings.items()
+        )
         lines.append("")
     return "\n".join(lines).rstrip()
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from protocol.errors import UpswarmError
-from upswarm import care, files, looking, membership, programs, transfers
+from upswarm import care, files, looking, membership, programs, service, transfers
 from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, Console, home_option, json_option
 from upswarm.demo import demo
 
@@ -27,7 +27,7 @@ def cli() -> None:
     """Many machines push one file into storage together."""
 
 
-for _family in (programs, membership, transfers, looking, files, care):
+for _family in (programs, membership, transfers, looking, files, care, service):
     for _verb in _family.VERBS:
         cli.add_command(_verb)
 cli.add_command(demo)

@@ -18,7 +18,12 @@ import click
 from runtime.places import Program
 from upswarm.console import RATE, Console, home_option
 
-CONFIG_NAMES: dict[Program, str] = {"tracker": "TrackerConfig", "storage": "StorageConfig", "daemon": "DaemonConfig"}
+CONFIG_NAMES: dict[str, str] = {"tracker": "TrackerConfig", "storage": "StorageConfig", "daemon": "DaemonConfig"}
+
+
+def config_kind(program: str) -> Any:
+    """Return the dataclass of a program's settings."""
+    return getattr(importlib.import_module(f"{program}.config"), CONFIG_NAMES[program])
 
 
 def load_program_config(console: Console, program: Program, flags: dict[str, Any], file: Path | None = None) -> Any:
@@ -29,7 +34,7 @@ def load_program_config(console: Console, program: Program, flags: dict[str, Any
     """
     from runtime.config import load_config
 
-    kind = getattr(importlib.import_module(f"{program}.config"), CONFIG_NAMES[program])
+    kind = config_kind(program)
     places = console.places(program)
     known = {field.name for field in dataclasses.fields(kind)}
     fixed = {name: value for name, value in {"places": places, "home": places.home}.items() if name in known}
@@ -41,8 +46,11 @@ def load_program_config(console: Console, program: Program, flags: dict[str, Any
 def _run(console: Console, program: Program, no_mdns: bool, advertise: tuple[str, ...], **flags: Any) -> None:
     # Not given is None: the environment or the file may say.
     flags |= {"mdns": False if no_mdns else None, "advertise": advertise or None}
-    config = load_program_config(console, program, flags)
-    sys.exit(importlib.import_module(f"{program}.app").main(config))
+
+    def read() -> Any:
+        return load_program_config(console, program, flags)
+
+    sys.exit(importlib.import_module(f"{program}.app").main(read(), read))
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:

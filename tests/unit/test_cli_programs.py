@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     class App:
         @staticmethod
-        def main(config: Any) -> int:
+        def main(config: Any, read: Callable[[], Any]) -> int:
+            assert read() == config, "SIGHUP reads what flags, environment and file say now"
             seen.append(config)
             return 0
 
