@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from support.crew import Crew, files_of, progress_of_put, put, wait_stored
@@ -156,8 +159,6 @@ def test_pause_holds_everything_and_resume_goes_on(swarm: Swarm) -> None:
 
 def settle(count) -> int:
     """Wait until ``count()`` has not changed for a second and a half; return it."""
-    import time
-
     seen, since = count(), time.monotonic()
 
     def quiet() -> bool:
@@ -267,9 +268,6 @@ def test_leave_forgets_key_and_certificate(swarm: Swarm) -> None:
 
 
 def test_the_command_reads_no_trio(swarm: Swarm) -> None:
-    import subprocess
-    import sys
-
     script = "import sys; import upswarm.cli; print('trio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=swarm.folder)
     assert done.stdout.strip() == "False", done

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from support.crew import Crew, get, progress_of_put, put, share, wait_stored
+from support.crew import Crew, events, get, progress_of_put, put, share, wait_stored
 from support.files import MIB, same_bytes, tag_by_hand
-from support.processes import Swarm, wait_until
+from support.processes import Program, Swarm, wait_until
 
 # A tail may be asked of two at once: some blocks for each helper, and no more.
 TAIL_BYTES_MAX = 2 * MIB
@@ -58,9 +58,8 @@ def test_the_job_completes_when_the_uploader_is_killed_after_it_was_safe(swarm: 
     wait_until(lambda: event_of(uploader, tag), "the uploader hears that it is stored")
 
 
-def event_of(daemon, tag: str) -> bool:
-    from support.crew import events
-
+def event_of(daemon: Program, tag: str) -> bool:
+    """Whether a daemon tells that its put of ``tag`` is stored."""
     return any(event["event"] == "put stored" and event.get("tag") == tag for event in events(daemon))
 
 

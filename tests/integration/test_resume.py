@@ -5,30 +5,15 @@ from __future__ import annotations
 import threading
 
 import pytest
-from support.crew import Crew, put, wait_stored
+from support.crew import Crew, acknowledged_bytes, files_of, put, wait_stored
 from support.files import MIB, same_bytes, tag_by_hand
-from support.processes import Program, Swarm, wait_until
+from support.processes import Program, Refused, Swarm, wait_until
 
 from runtime.heartbeat import BEAT_SECONDS
 
 # What may be under way, or received and not yet acknowledged, when a process dies: blocks in the receiver's memory and
 # chunks begun and not finished.
 WINDOW_BYTES = 8 * MIB
-
-
-def stored_bytes(crew: Crew, tag: str) -> int:
-    """What is acknowledged of a job, by the ledger."""
-    from support.crew import ledger_rows
-
-    from protocol.bitmap import Bitmap
-    from protocol.ids import Tag
-
-    rows = ledger_rows(crew.storage, "SELECT durable, state FROM jobs WHERE tag = ?", Tag.parse(tag).to_bytes())
-    if not rows:
-        return 0
-    durable, state = rows[0]
-    chunks = Tag.parse(tag).chunks
-    return MIB * (chunks if state == "stored" else len(Bitmap.from_bytes(chunks, durable)))
 
 
 def test_two_daemons_that_put_the_same_file_share_one_job(swarm: Swarm) -> None:
@@ -59,10 +44,10 @@ def test_an_upload_survives_sigkill_and_restart_of_any_process(swarm: Swarm, vic
     file = crew.file("survivor.bin", 30 * MIB)
     tag = tag_by_hand(file)
     put(daemon, file, wait="no")
-    wait_until(lambda: stored_bytes(crew, tag) >= 8 * MIB, "some chunks are acknowledged")
+    wait_until(lambda: acknowledged_bytes(crew.storage, tag) >= 8 * MIB, "some chunks are acknowledged")
     received = crew.storage.counter("received_bytes")
     program.kill()
-    acknowledged = stored_bytes(crew, tag)
+    acknowledged = acknowledged_bytes(crew.storage, tag)
     if victim != "storage":
         # Without that process too, what was acknowledged is there.
         assert acknowledged >= 8 * MIB
@@ -85,7 +70,7 @@ def test_the_tracker_may_be_away_during_a_whole_upload(swarm: Swarm) -> None:
     file = crew.file("alone.bin", 15 * MIB)
     tag = tag_by_hand(file)
     put(daemon, file, wait="no")
-    wait_until(lambda: stored_bytes(crew, tag) >= 2 * MIB, "it is under way")
+    wait_until(lambda: acknowledged_bytes(crew.storage, tag) >= 2 * MIB, "it is under way")
     crew.tracker.kill()
     wait_stored(crew.storage, tag)
     assert same_bytes(crew.object_of(tag), file)
@@ -111,9 +96,6 @@ def test_the_trackers_index_is_complete_again_within_two_heartbeats(swarm: Swarm
 
 def known_tags(daemon: Program) -> set[str]:
     """Tags the tracker tells a daemon of."""
-    from support.crew import files_of
-    from support.processes import Refused
-
     try:
         return {row["tag"] for row in files_of(daemon.call("ls", stored=False, local=False))}
     except Refused:

@@ -11,12 +11,9 @@ import random
 import time
 
 import pytest
-from support.crew import Crew, ledger_rows, put, share, wait_stored
+from support.crew import Crew, acknowledged_bytes, put, share, wait_stored
 from support.files import MIB, same_bytes, tag_by_hand
 from support.processes import Program, Swarm, wait_until
-
-from protocol.bitmap import Bitmap
-from protocol.ids import Tag
 
 SIZE_BYTES = 64 * MIB
 # Two uplinks: alone the file takes 5.4 s, with the helper half of it, so that every kill falls into the upload.
@@ -27,16 +24,6 @@ TAIL_BYTES_MAX = 4 * MIB
 # A killed sender's or receiver's chunks that were begun and not acknowledged.
 WINDOW_BYTES_MAX = 16 * MIB
 ROUND_SECONDS_MAX = 90.0
-
-
-def acknowledged_bytes(crew: Crew, tag: str) -> int:
-    """What the ledger says is durable of ``tag``."""
-    rows = ledger_rows(crew.storage, "SELECT durable, state FROM jobs WHERE tag = ?", Tag.parse(tag).to_bytes())
-    if not rows:
-        return 0
-    durable, state = rows[0]
-    chunks = Tag.parse(tag).chunks
-    return MIB * (chunks if state == "stored" else len(Bitmap.from_bytes(chunks, durable)))
 
 
 def play(swarm: Swarm, rounds: int, seed: int) -> None:
@@ -65,7 +52,7 @@ def play_round(crew: Crew, story: random.Random, number: int) -> None:
     # No condition to wait for: the moment is the point.
     time.sleep(moment)
     victim.kill()
-    acknowledged = acknowledged_bytes(crew, tag)
+    acknowledged = acknowledged_bytes(crew.storage, tag)
     time.sleep(pause)
     victim.start()
     wait_stored(crew.storage, tag, ROUND_SECONDS_MAX)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from support.crew import Crew, files_of, wait_connected
 from support.processes import Program, Swarm, wait_until
 from support.strangers import hello, keyring_of, knock, link_to, next_message
@@ -18,7 +20,7 @@ from protocol.errors import LinkLost, NotTrusted, RemoteProtocolError
 from protocol.ids import NodeAddress, NodeId, Role, Tag
 from protocol.limits import ALPN_JOIN
 from runtime.heartbeat import BEAT_SECONDS
-from runtime.identity import Credentials
+from runtime.identity import Credentials, read_private_key
 from runtime.link import Link, running
 from runtime.real import real_runtime
 from runtime.tls import Expected
@@ -191,11 +193,6 @@ def test_a_peer_that_claims_to_be_storage_is_refused_in_the_handshake(swarm: Swa
 
 def tracker_credentials(tracker: Program, like: Credentials) -> Credentials:
     """The tracker's own key and certificate, from its folder."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    from runtime.identity import read_private_key
-
     keys, certificates = [], []
     for path in sorted(Path(tracker.state).rglob("*.pem")):
         data = path.read_bytes()

@@ -10,7 +10,9 @@ from typing import Any
 
 import apsw
 
-from support.files import make_file
+from protocol.bitmap import Bitmap
+from protocol.ids import Tag
+from support.files import MIB, make_file
 from support.processes import Program, Swarm, wait_until
 
 PUT_SECONDS_MAX = 90.0
@@ -62,6 +64,16 @@ def ledger_rows(storage: Program, query: str, *values: Any) -> list[Any]:
     """Read the ledger of a storage node with other eyes than its own."""
     with closing(apsw.Connection(str(ledger_path(storage)), flags=apsw.SQLITE_OPEN_READONLY)) as database:
         return list(database.execute(query, values))
+
+
+def acknowledged_bytes(storage: Program, tag: str) -> int:
+    """Return how many bytes of a file with one-MiB chunks are durable, by the ledger. The node need not run."""
+    wanted = Tag.parse(tag)
+    rows = ledger_rows(storage, "SELECT durable, state FROM jobs WHERE tag = ?", wanted.to_bytes())
+    if not rows:
+        return 0
+    durable, state = rows[0]
+    return MIB * (wanted.chunks if state == "stored" else len(Bitmap.from_bytes(wanted.chunks, durable)))
 
 
 def ledger_path(storage: Program) -> Path:

@@ -8,6 +8,7 @@ what is right; that is the tests' business.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import ssl
 import tempfile
@@ -238,8 +239,6 @@ def holding_of(manifest: Manifest, name: str) -> m.Holding:
 
 def manifest_of(path: Path) -> Manifest:
     """Return the manifest of a file."""
-    import hashlib
-
     size_bytes = path.stat().st_size
     layout = Layout.of_size(size_bytes)
     with path.open("rb") as file:
