@@ -26,6 +26,7 @@ from botocore.credentials import Credentials
 
 from storage.backends.s3client import S3Settings
 from storage.backends.sigv4 import S3Keys
+from support.failing_disk import Fate
 
 KEYS = S3Keys("AKIDFAKE", "a secret that nobody may print")
 REGION = "eu-test-1"
@@ -89,6 +90,7 @@ class FakeS3(httpx2.AsyncBaseTransport):
         self.calls: list[Call] = []
         self.refused: list[str] = []
         self.faults: list[Fault] = []
+        self.fate: Fate | None = None  # of the process that asks; every request is a change of the world
         self._page = page
         self._shows_checksums = shows_checksums
         self._count = 0
@@ -118,6 +120,10 @@ class FakeS3(httpx2.AsyncBaseTransport):
         key = path.removeprefix(f"/{BUCKET}").removeprefix("/")
         call = Call(_what(request.method, key, query), key, request.headers, query, body)
         self.calls.append(call)
+        if self.fate is not None:
+            return _streamed(
+                self.fate.change(call.what, lambda: self._judge(request, call) or self._answer(request.method, call))
+            )
         for fault in self.faults:
             planted = fault(call)
             if isinstance(planted, Exception):

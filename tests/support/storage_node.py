@@ -96,7 +96,10 @@ class Site:
         """Run the storage node while the block lasts; then it is stopped."""
         if not self.config().places.identity.exists():
             await self.join()
-        async with opened(self.config(), self.runtime(), open_web=self.open_web) as (node, recovered), trio.open_nursery() as nursery:
+        async with (
+            opened(self.config(), self.runtime(), open_web=self.open_web) as (node, recovered),
+            trio.open_nursery() as nursery,
+        ):
             await nursery.start(node.run, recovered)
             self.address = NodeAddress(node.node, Role.STORAGE, (node.listen,))
             yield node
