@@ -4,7 +4,7 @@
 #   make test    all tests; first in parallel, then alone those that measure rates
 #   make check   linters and types
 #   make soak    kills, restarts, kills: long
-#   make sim     the simulated swarm: many seeds
+#   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
 #   make bench   measures this machine; docs/testing.md says how to read it
 #   make bench-crowd    many uplinks, one upload, on shaped lines beside libtorrent; needs root (docs/benchmarks.md)
 
@@ -31,7 +31,7 @@ soak: venv
 	$(PYTEST) -m soak --timeout=0
 
 sim: venv
-	$(PYTEST) tests/simulation
+	PYTHONPATH=tests:. .venv/bin/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200) --first $(or $(FROM),0)) $(if $(TRACE),--trace)
 
 bench: venv
 	.venv/bin/python -m bench.engine_transfer

@@ -46,6 +46,7 @@ class SqliteDatabase:
 
         Raises:
             ConfigError: it is no database, or damaged; the operator must look.
+            StorageFull, StorageBroken: the disk under it has no room, or fails.
         """
 
         def prepare() -> apsw.Connection:
@@ -68,6 +69,9 @@ class SqliteDatabase:
             except apsw.Error as error:
                 if connection is not None:
                     connection.close(True)
+                if isinstance(error, apsw.FullError | apsw.IOError):
+                    # The disk's fault, not the file's: nobody must be told to move it away.
+                    raise _turned(error, path) or error from error
                 raise ConfigError(f"{path}: not usable as a database ({error}); restore it or move it away") from error
             return connection
 

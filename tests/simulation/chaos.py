@@ -92,7 +92,7 @@ def draw(seed: int) -> Schedule:
     )
 
 
-def run_chaos(seed: int, schedule: Schedule | None = None, *, trace: bool = False) -> Run:
+def run_chaos(seed: int, schedule: Schedule | None = None, *, trace: list[str] | None = None) -> Run:
     """Live through the schedule of ``seed``, or another one."""
     plan = draw(seed) if schedule is None else schedule
     return simulate(seed, lambda world: chaos(world, plan), plan.shape, trace=trace)
@@ -155,9 +155,13 @@ class Events:
     async def let_go(self) -> None:
         """Users take back whatever holds their transfers up."""
         for host in self._world.daemons():
-            if host.running:
-                await host.call("resume")
-                await host.call("limit", up="off", down="off", help="off")
+            while host.joined:
+                try:
+                    await host.call("resume")
+                    await host.call("limit", up="off", down="off", help="off")
+                    break
+                except Down:
+                    await trio.sleep(0.5)  # it is just starting
 
     # --- deeds ---
 
@@ -264,8 +268,8 @@ class Events:
             case "skew":
                 host.clock.skew_seconds = world.rng.choice((-86400.0, -5.0, 400.0, 3600.0))
             case "fsync":
-                left = [1]
-                platter.fsync_fails = lambda: bool(left) and not left.pop() == 0
+                left = [True]
+                platter.fsync_fails = lambda: bool(left) and left.pop()
             case "eio":
                 platter.fail_operation = fail_once(int(fault.seconds * 10) + 1, "broken")
             case "full":

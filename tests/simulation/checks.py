@@ -4,7 +4,8 @@ Every message that any node posts passes ``_posted``, every block ``_block_leave
 looked at when it has recovered, every platter when its power has gone, and everything each second.
 
 * acknowledged => durable and correct: at the moment of ``Stored``, at every second, and after every crash
-* stored => readable and identical, on the platter, at the moment anybody says so and from then on; the tracker's word too
+* stored => readable and identical, on the platter, at the moment anybody says so and from then on; also when it is the
+  tracker who says so
 * nothing unverified reaches a backend: whatever lies under objects/ is what its name says
 * no byte of a chunk to a host that is not the node it was meant for
 * no request and no order outstanding beyond its deadline
@@ -16,10 +17,12 @@ looked at when it has recovered, every platter when its power has gone, and ever
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from simulation.hosts import SimHost, StorageHost
+from simulation.network import SimStream
 
 from exchange.engine import RECEIVING_BYTES_MAX, SENDING_BYTES_MAX
 from protocol import messages as m
@@ -27,10 +30,10 @@ from protocol.ids import NodeId, Tag
 from protocol.limits import ORDER_SECONDS_MAX, REQUESTS_PER_LINK_MAX
 from protocol.manifest import Layout, Manifest
 from runtime.link import CONTROL_BYTES_MAX, Link
+from tracker.index.summary import keepers_of
 
 if TYPE_CHECKING:
     from simulation.disk import Inode
-    from simulation.hosts import SimHost, StorageHost
     from simulation.world import World
 
 ORDER_SLACK_SECONDS = 1.0  # void orders are looked for twice a second
@@ -95,32 +98,31 @@ class Checks:
             self._said_stored(link, message.tag)
         elif isinstance(message, m.Inventory):
             for holding in message.held:
-                if not holding.bitmap and self._is_storage(link):
-                    self._said_stored(link, holding.tag)
-
-    def _is_storage(self, link: Link) -> bool:
-        return any(host.program is not None and link in list(host.program.links) for host in self._world.storages())
+                if not holding.bitmap and isinstance(self._host_of(link), StorageHost):
+                    self._said_stored(link, holding.tag)  # b"" is not a full bitmap: "all of it, for good"
 
     def _block_leaves(self, link: Link) -> None:
         """Who gets it is whom the link's certificate names."""
-        stream: Any = link._stream
-        while not hasattr(stream, "other"):
-            stream = stream._stream
+        stream = _stream_of(link)
         there = next(host for host in self._world.hosts.values() if host.port is stream.other)
         if there.node != link.peer.node:
             raise Violation(f"a block for {link.peer.node[:6]} goes to {there.name}")
         if link.peer.node in self.revoked and self._knows_revocations(stream.own.address):
             raise Violation(f"a block for {there.name}, which was revoked")
 
+    def _host_of(self, link: Link) -> SimHost:
+        own = _stream_of(link).own
+        return next(host for host in self._world.hosts.values() if host.port is own)
+
     def _storage_of(self, link: Link) -> StorageHost:
-        for host in self._world.storages():
-            if host.program is not None and link in list(host.program.links):
-                return host
-        raise Violation("somebody who is no storage node says Stored")
+        host = self._host_of(link)
+        if not isinstance(host, StorageHost) or host.node is None:
+            raise Violation(f"{host.name}, no storage node, says Stored")
+        return host
 
     def _acknowledged(self, link: Link, message: m.Stored) -> None:
         host = self._storage_of(link)
-        node: NodeId = host.program.node
+        node: NodeId = host.node
         for chunk in message.chunks:
             if not self._chunk_is_durable(host, message.tag, chunk):
                 raise Violation(f"{host.name} acknowledged chunk {chunk} of {message.tag}, and it is not durable")
@@ -130,7 +132,7 @@ class Checks:
         host = self._storage_of(link)
         if not self._object_is_durable(host, tag):
             raise Violation(f"{host.name} says that {tag} is stored, and it is not")
-        self.stored.setdefault(tag, set()).add(host.program.node)
+        self.stored.setdefault(tag, set()).add(host.node)
 
     # --- what was done to the world ---
 
@@ -274,12 +276,10 @@ class Checks:
         tracker = self._world.tracker.program
         if tracker is None:
             return
-        keepers = {host.node: host for host in self._world.storages()}
-        for node, entry in tracker.index._nodes.items():
-            if node not in keepers:
-                continue
-            for tag, held in entry.held.items():
-                if held.bitmap is None and node not in self.stored.get(tag, ()):
+        index, now = tracker.index, self._world.timeline.now
+        for tag in list(index._holders):
+            for keeper in keepers_of(index._holders_of(tag, now), index._open_jobs_of(tag, now)):
+                if keeper.node.node not in self.stored.get(tag, ()):
                     raise Violation(f"the tracker says that {tag} is stored, and nobody said so")
         for (tag, _), job in tracker.index._jobs.items():
             if job.update.state is m.JobState.STORED and tag not in self.stored:
@@ -402,6 +402,9 @@ class Checks:
                         raise Violation(f"chunk {chunk} of {tag} was acknowledged by {host.name}, and is gone")
 
 
-def digest_of(data: bytes) -> str:
-    """Return a short name of some content, for traces."""
-    return hashlib.sha256(data).hexdigest()[:8]
+def _stream_of(link: Link) -> SimStream:
+    """Return the simulated stream under a link, whatever security is between."""
+    stream: Any = link._stream
+    while not isinstance(stream, SimStream):
+        stream = stream._stream
+    return stream

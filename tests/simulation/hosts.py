@@ -6,6 +6,7 @@ its connections end, and then cancelling its tasks: nothing they still try on th
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import random
@@ -14,7 +15,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from simulation.disk import HostCrashed, Platter, SimDisk
 from simulation.network import HostPort, SimNet, SimNetwork
 from simulation.timeline import Timeline
@@ -26,8 +30,9 @@ import tracker.app
 from daemon.commands import methods_of
 from daemon.config import DaemonConfig
 from protocol.errors import StorageError
-from protocol.ids import NodeId
+from protocol.ids import NodeId, node_id_of_key
 from runtime.database import SqliteDatabase
+from runtime.identity import raw_public_key
 from runtime.places import Places
 from runtime.seam import Runtime
 from storage.config import StorageConfig
@@ -143,15 +148,20 @@ class SimHost:
         self._ended = trio.Event()
         self._network.host_up(self.port.address)
         told = False
+        runtime = self.runtime()
         try:
             with trio.CancelScope() as self._scope:
-                async with self._program(self.runtime()) as self.program:
+                self.node = self._own_node() or self.node
+                async with self._program(runtime) as self.program:
                     told = True
                     self.node = self.program.links.credentials.node
                     task_status.started(True)
                     await trio.sleep_forever()
         except BaseException as error:
             leaves = [leaf for leaf in leaves_of(error) if not isinstance(leaf, HostCrashed | trio.Cancelled)]
+            if not self.running:
+                # Crashed: a database that cannot be closed any more is nobody's concern.
+                leaves = [leaf for leaf in leaves if not isinstance(leaf, apsw.Error)]
             # A disk error ends a program, as it must; anything else is a bug that the simulation has found.
             if any(not isinstance(leaf, StorageError) for leaf in leaves):
                 raise
@@ -166,6 +176,13 @@ class SimHost:
             self._ended.set()
             if not told:
                 task_status.started(False)
+
+    def _own_node(self) -> NodeId | None:
+        """Who it is, before its program says so; None when it has not joined."""
+        for path, inode in self.platter.names.items():
+            if path.name == "certificate.pem" and inode is not None:
+                return _node_of(bytes(inode.data))
+        return None
 
     def crash(self, *, power: bool) -> None:
         """End this life now: the process alone, or with the power also what the disk had not synced."""
@@ -290,6 +307,13 @@ class DaemonHost(SimHost):
             assert methods_of is not None
             yield node
             nursery.cancel_scope.cancel()
+
+
+@functools.lru_cache(maxsize=1024)
+def _node_of(certificate: bytes) -> NodeId:
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    assert isinstance(key, Ed25519PublicKey)
+    return node_id_of_key(raw_public_key(key))
 
 
 def _postpone(status: Any, seconds: float) -> None:

@@ -11,7 +11,6 @@ can be heard.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from collections.abc import Callable

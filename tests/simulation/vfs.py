@@ -37,9 +37,12 @@ class DiskVfs(apsw.VFS):
         path = Path(filename)
         if path not in self._disk.platter.names:
             raise apsw.IOError("not there")
-        self._disk.remove(path)
-        if syncdir:
-            self._disk.sync_folder(path.parent)
+        try:
+            self._disk.remove(path)
+            if syncdir:
+                self._disk.sync_folder(path.parent)
+        except (StorageError, HostCrashed) as error:
+            raise apsw.IOError(str(error)) from error
 
     def xFullPathname(self, name: str) -> str:
         return name
@@ -78,14 +81,18 @@ class DiskVfsFile:
         self._path = path
         if path not in disk.platter.names and not create:
             raise apsw.CantOpenError("not there")
-        self._file: SimFile = disk.open_write(path)
-        disk.sync_folder(path.parent)
+        try:
+            self._file: SimFile = disk.open_write(path)
+            disk.sync_folder(path.parent)
+        except (StorageError, HostCrashed) as error:
+            raise apsw.IOError(str(error)) from error
 
     def xRead(self, amount: int, offset: int) -> bytes:
         buffer = bytearray(amount)
         try:
             count = self._file.read_into(memoryview(buffer), offset)
-        except OSError as error:
+        except (OSError, HostCrashed) as error:
+            # Of the dead nobody hears anything; apsw would print it where the connection is collected.
             raise apsw.IOError(str(error)) from error
         return bytes(buffer[:count])
 
@@ -94,16 +101,19 @@ class DiskVfsFile:
             self._file.write(data, offset)
         except StorageFull as error:
             raise apsw.FullError(str(error)) from error
-        except StorageError as error:
+        except (StorageError, HostCrashed) as error:
             raise apsw.IOError(str(error)) from error
 
     def xTruncate(self, size: int) -> None:
-        self._file.resize(size)
+        try:
+            self._file.resize(size)
+        except (StorageError, HostCrashed) as error:
+            raise apsw.IOError(str(error)) from error
 
     def xSync(self, flags: int) -> None:
         try:
             self._file.sync()
-        except StorageError as error:
+        except (StorageError, HostCrashed) as error:
             raise apsw.IOError(str(error)) from error
 
     def xFileSize(self) -> int:

@@ -219,7 +219,6 @@ class Run:
     """What came of a simulation. ``trace`` is a hash; ``seconds`` are the world's."""
 
     trace: str = ""
-    lines: list[str] | None = None
     seconds: float = 0.0
     steps: int = 0
     noted: dict[str, Any] = field(default_factory=dict)  # by stories
@@ -246,15 +245,21 @@ def image_of(shape: Shape) -> Image:
     return image
 
 
-def simulate(seed: int | str, story: Story, shape: Shape | None = None, *, trace: bool = False) -> Run:
-    """Run ``story`` in the world of ``seed``."""
+def simulate(seed: int | str, story: Story, shape: Shape | None = None, *, trace: list[str] | None = None) -> Run:
+    """Run ``story`` in the world of ``seed``; ``trace`` is filled with what happens, also when it fails."""
     shape = shape or Shape()
     plain = Shape(shape.daemons, shape.storages)
     return _run(seed, story, shape, image_of(plain), trace=trace)
 
 
 def _run(
-    seed: int | str, story: Story, shape: Shape, image: Image | None, *, trace: bool = False, checked: bool = True
+    seed: int | str,
+    story: Story,
+    shape: Shape,
+    image: Image | None,
+    *,
+    trace: list[str] | None = None,
+    checked: bool = True,
 ) -> Run:
     timeline = Timeline()
     done = Run()
@@ -263,8 +268,7 @@ def _run(
         async with trio.open_nursery() as nursery:
             world = World(seed, nursery, timeline, shape)
             world.image = image or {}
-            if trace:
-                world.trace_lines = done.lines = []
+            world.trace_lines = trace
             try:
                 with world.checks.watching() if checked else contextlib.nullcontext():
                     await story(world)
