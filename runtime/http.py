@@ -98,7 +98,9 @@ class HttpServer:
         config.bound = Sockets([], [self._socket], [])
         config.backlog = BACKLOG
         config.keep_alive_timeout = IDLE_SECONDS_MAX
-        config.read_timeout = round(IDLE_SECONDS_MAX)
+        # Not while an answer is under way: who reads an endless one (server-sent events) says nothing more. A body that
+        # never ends keeps nothing open either: no application here waits for one.
+        config.read_timeout = None
         config.graceful_timeout = STOP_SECONDS_MAX
         config.shutdown_timeout = STOP_SECONDS_MAX
         config.include_server_header = False

@@ -24,7 +24,7 @@ from runtime.links import Links
 from runtime.logs import setup_logs
 from runtime.places import Places
 from runtime.real import real_runtime
-from runtime.seam import Listener, Runtime
+from runtime.seam import Clock, Listener, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
 from tracker.access import Access
 from tracker.addresses import own_addresses
@@ -35,9 +35,11 @@ from tracker.door import Door
 from tracker.index.base import Index, Patience
 from tracker.index.memory import MemoryIndex
 from tracker.membership import Member, Membership
-from tracker.page import HostList, make_app
+from tracker.page.guard import HostList
+from tracker.page.routes import Page
 from tracker.registrar import Registrar
-from tracker.statistics import About, Snapshots, TrackerStatistics, Traffic, take_statistics
+from tracker.sight import Sight
+from tracker.statistics import About, TrackerStatistics, Traffic
 
 log = structlog.get_logger()
 
@@ -76,8 +78,7 @@ class Tracker:
             own_hosts=find_own_hosts,
         )
         self._door = Door(runtime, registrar, lambda: self.address)
-        self._snapshots = Snapshots(runtime.clock, self._take_statistics)
-        self._started_at = runtime.clock.monotonic()
+        self.sight = Sight(runtime.clock, self.index, self._access, self._about, self._traffic)
         self._name = config.name or runtime.machine_name
         self.links = Links(runtime, credentials, name=self._name, serve=self._access.serve, serve_door=self._door.serve)
 
@@ -118,6 +119,11 @@ class Tracker:
 
     # --- what commands ask ---
 
+    @property
+    def clock(self) -> Clock:
+        """Return the clocks that everything here goes by."""
+        return self._runtime.clock
+
     def now(self) -> float:
         """Return the time that the index goes by."""
         return self._runtime.clock.monotonic()
@@ -143,11 +149,11 @@ class Tracker:
 
     async def statistics(self) -> TrackerStatistics:
         """Return how it stands; a second old at most."""
-        return await self._snapshots.newest()
+        return await self.sight.overview()
 
-    async def _take_statistics(self) -> TrackerStatistics:
+    def _about(self) -> About:
         address = self.address
-        about = About(
+        return About(
             swarm=self._registrar.authority.swarm,
             node=address.node,
             name=self._name,
@@ -157,8 +163,10 @@ class Tracker:
             addresses=address.addresses,
             heartbeat_seconds=self._config.heartbeat_seconds,
         )
+
+    def _traffic(self) -> Traffic:
         access, door = self._access.counts, self._door.counts
-        traffic = Traffic(
+        return Traffic(
             links=self._access.links,
             heartbeats=access.heartbeats,
             inventories=access.inventories,
@@ -166,10 +174,6 @@ class Tracker:
             orders=access.orders,
             joined=door.joined,
             joins_refused=door.refused,
-        )
-        clock = self._runtime.clock
-        return await take_statistics(
-            self.index, about, traffic, started_at=self._started_at, now=clock.monotonic(), wall=clock.wall()
         )
 
     async def _renew_own(self) -> None:
@@ -240,7 +244,9 @@ async def _serve(
     async with trio.open_nursery() as serving:
         await serving.start(tracker.run)
         if http is not None:
-            await serving.start(http.run, make_app(tracker.statistics, tracker.host_names))
+            page = Page(tracker.sight, tracker.host_names, tracker.clock)
+            await serving.start(page.run)
+            await serving.start(http.run, page.app)
         if discovery is not None:
             # Nodes look for us; we look for nobody.
             serving.start_soon(discovery.run, tracker.announcement, _ignore, _ignore)

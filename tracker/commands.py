@@ -134,7 +134,7 @@ async def _status(tracker: Commanded, _params: dict[str, Any]) -> Any:
     """The numbers and the open jobs; the lists are for the page."""
     statistics = dataclasses.asdict(await tracker.statistics())
     about = statistics.pop("about")
-    for name in ("nodes", "tags", "ended_jobs"):
+    for name in ("nodes", "storages", "tags", "ended_jobs"):
         del statistics[name]
     return {"program": "tracker", **about, **statistics}
 

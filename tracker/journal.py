@@ -3,8 +3,8 @@
 Only for people who look on. The index (tracker/index/) knows what is; this knows what changed, and forgets it after a
 while or with the process. It decides nothing, and what nodes claim here costs at worst a wrong picture.
 
-Everything is bounded: jobs, events, one map a job. A job is first seen with what was pushed before; that
-is no flow of today. ``now`` is the monotonic clock, ``wall`` the other one.
+Everything is bounded: jobs, events, one map a job. What a job is first seen with was pushed before, and is no flow of
+today. ``now`` is the monotonic clock, ``wall`` the other one.
 """
 
 from __future__ import annotations

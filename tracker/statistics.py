@@ -1,32 +1,30 @@
-"""What the tracker shows of itself: frozen snapshots that the page, the control socket and tests read.
+"""What the tracker shows of itself: frozen snapshots that the page, its JSON, the control socket and tests read.
 
-Taken from the index in one go and bounded, so that looking cannot disturb the swarm; only plain values, so that they
-are JSON as they are. Nothing decides by them.
+Only plain values and bounded lists, so that they are JSON as they are and looking cannot disturb the swarm; made by
+sight.py, decided upon by nobody. Names, addresses and reasons are text that strangers wrote. Sizes are bytes, times
+seconds, dates seconds since 1970; what lies back is given as ``…_ago``, so that clocks need not agree. ``docs`` of the
+JSON are made of these classes, too: what stands here in prose is read by people who never see this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import trio
+from tracker.flow import Point
 
-from protocol.ids import NodeId
-from protocol.manifest import Layout
-from runtime.seam import Clock
-from tracker.index.base import Holder, Index, Job, NodeView, TagView
-
-NODES_SHOWN_MAX = 500
-TAGS_SHOWN_MAX = 200
-JOBS_SHOWN_MAX = 100
+NODES_SHOWN_MAX = 30
+TAGS_SHOWN_MAX = 20
+JOBS_SHOWN_MAX = 50
+ENDED_SHOWN_MAX = 10
 HOLDERS_SHOWN_MAX = 16
-# A page that is reloaded by many is not made for each of them.
-SNAPSHOT_SECONDS = 1.0
+EVENTS_SHOWN_MAX = 40
+HELD_SHOWN_MAX = 100
+PAGE_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatistics:
-    """A node. ``name`` is what it calls itself: text of a stranger's."""
+    """A node. ``state`` is fresh, paused or silent; ``version`` is empty when another tracker holds its link."""
 
     node: str
     role: str
@@ -36,7 +34,10 @@ class NodeStatistics:
     seen_seconds_ago: float
     tags: int
     room_bytes: int
+    lend: bool
     paused: bool
+    version: str
+    bytes_per_second: int  # what it pushes into storage now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,8 @@ class HolderStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagStatistics:
-    """A tag and some of its holders. ``holders_complete`` and ``holders_partial`` count all of them."""
+    """A tag and some of its holders; ``state`` is stored, open or shared. ``holders_complete`` and ``holders_partial``
+    count all holders."""
 
     tag: str
     names: tuple[str, ...]
@@ -61,6 +63,7 @@ class TagStatistics:
     since: int
     state: str
     storage: str | None
+    storage_name: str
     holders_complete: int
     holders_partial: int
     holders: tuple[HolderStatistics, ...]
@@ -68,17 +71,24 @@ class TagStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushedStatistics:
-    """What one node contributed to a job, in verified bytes."""
+    """What one node contributed to a job, in verified bytes. ``place`` counts who began when, from 0, and stays."""
 
     node: str
     name: str
+    place: int
     bytes_pushed: int
+    bytes_per_second: int
     is_uploader: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatistics:
-    """An upload. ``bytes_per_second`` is the average since it opened."""
+    """An upload. ``state`` is open or committing, or how it ended: stored, failed, cancelled.
+
+    ``safe``: every chunk is stored, or held by somebody who is not an uploader. ``copies``: how many whole copies the
+    nodes that are there now hold together, its uploaders left out; 1.25 means one, and of a quarter of the chunks two.
+    ``bytes_per_second``: now; ``average_bytes_per_second``: since it opened; ``seconds_left``: at the present rate.
+    """
 
     tag: str
     name: str
@@ -91,10 +101,145 @@ class JobStatistics:
     chunks_stored: int
     bytes_stored: int
     safe: bool
+    copies: float
+    uploaders: tuple[str, ...]
     open_seconds: float
     updated_seconds_ago: float
-    bytes_per_second: float
+    bytes_per_second: int
+    average_bytes_per_second: int
+    seconds_left: float | None
     pushed: tuple[PushedStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventStatistics:
+    """Something that happened. ``what`` is a word, ``words`` says it for people."""
+
+    at: int
+    what: str
+    words: str
+    node: str | None
+    name: str
+    tag: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatistics:
+    """So many chunks in a row of one state (missing, coming or stored) and from one node, if it is known."""
+
+    chunks: int
+    state: str
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapStatistics:
+    """Every chunk of an upload, from the first to the last. ``detailed``: with who sends what, as the storage node
+    shows it; else made of what it says it holds."""
+
+    tag: str
+    size_bytes: int
+    chunk_bytes: int
+    chunks: int
+    detailed: bool
+    stored: int
+    coming: int
+    missing: int
+    runs: tuple[RunStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDetail:
+    """All about one upload."""
+
+    job: JobStatistics
+    holders: tuple[HolderStatistics, ...]
+    holder_count: int
+    events: tuple[EventStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldStatistics:
+    """What one node holds of one tag."""
+
+    tag: str
+    name: str
+    size_bytes: int
+    chunks: int
+    chunks_held: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderStatistics:
+    """An order in force: push what you have of ``tag`` to ``storage``."""
+
+    tag: str
+    name: str
+    storage: str
+    storage_name: str
+    bytes_pushed: int
+    bytes_per_second: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDetail:
+    """All about one node. ``held`` is the newest of ``node.tags``."""
+
+    node: NodeStatistics
+    remote: str
+    round_trip_seconds: float | None
+    orders: tuple[OrderStatistics, ...]
+    jobs: tuple[JobStatistics, ...]  # it uploads them, or stores them
+    held: tuple[HeldStatistics, ...]
+    events: tuple[EventStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDetail:
+    """All about one file. ``link`` is what ``upswarm get`` takes. ``copies``: whole copies, all holders counted."""
+
+    file: TagStatistics
+    link: str
+    copies: float
+    job: JobStatistics | None
+    events: tuple[EventStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobList:
+    """Open uploads, the oldest first, and some that ended lately, newest first. ``count`` is of the open ones."""
+
+    count: int
+    jobs: tuple[JobStatistics, ...]
+    ended: tuple[JobStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeList:
+    """A page of nodes in the order of their ids; ``after`` asks for the next one, null: this was the last."""
+
+    count: int
+    nodes: tuple[NodeStatistics, ...]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileList:
+    """A page of files in the order of their tags; ``after`` asks for the next one, null: this was the last."""
+
+    count: int
+    files: tuple[TagStatistics, ...]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What flowed into storage in the last hour, in steps of five seconds; the last step is not over yet."""
+
+    step_seconds: int
+    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +258,7 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Counts since the start."""
+    """Counts since the start; ``links`` are open now."""
 
     links: int
     heartbeats: int
@@ -125,138 +270,38 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCounts:
+    """How many nodes there are of each state and role."""
+
+    fresh: int
+    paused: int
+    silent: int
+    peers: int
+    storages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackerStatistics:
-    """All of it. The counts are of everything; the lists may be cut (``*_SHOWN_MAX``)."""
+    """All at a glance. The counts are of everything; the lists may be cut.
+
+    ``bytes_pushed``: into storage, since this tracker started; ``room_bytes``: what all storage nodes that are there
+    could still take.
+    """
 
     about: About
     uptime_seconds: float
-    taken_at: int  # wall clock
+    taken_at: int
     traffic: Traffic
     node_count: int
+    nodes_by_state: NodeCounts
     tag_count: int
     holding_count: int
     job_count: int
+    bytes_per_second: int
+    bytes_pushed: int
+    room_bytes: int
+    storages: tuple[NodeStatistics, ...]
     nodes: tuple[NodeStatistics, ...]
     tags: tuple[TagStatistics, ...]
     jobs: tuple[JobStatistics, ...]
     ended_jobs: tuple[JobStatistics, ...]
-
-
-async def take_statistics(
-    index: Index, about: About, traffic: Traffic, *, started_at: float, now: float, wall: float
-) -> TrackerStatistics:
-    """Return a snapshot. ``started_at`` and ``now`` are of the monotonic clock, ``wall`` of the other."""
-    views = await index.nodes(now)
-    counts = await index.counts(now)
-    names = {view.node: view.name for view in views}
-    jobs = await index.jobs(now)
-    tags = []
-    for view in await index.newest_tags(now, TAGS_SHOWN_MAX):
-        tags.append(_tag(view, await index.holders(view.tag, now)))
-    # Those that are there come first when the list is cut.
-    shown = sorted(views, key=lambda view: (not view.fresh, view.role != "storage", view.name, view.node))
-    return TrackerStatistics(
-        about=about,
-        uptime_seconds=now - started_at,
-        taken_at=int(wall),
-        traffic=traffic,
-        node_count=counts.nodes,
-        tag_count=counts.tags,
-        holding_count=counts.holdings,
-        job_count=len(jobs),
-        nodes=tuple(_node(view) for view in shown[:NODES_SHOWN_MAX]),
-        tags=tuple(tags),
-        jobs=tuple(_job(job, names) for job in jobs[:JOBS_SHOWN_MAX]),
-        ended_jobs=tuple(_job(job, names) for job in await index.ended_jobs(now)),
-    )
-
-
-class Snapshots:
-    """Hands out the newest snapshot; takes another one when it is older than SNAPSHOT_SECONDS."""
-
-    def __init__(self, clock: Clock, take: Callable[[], Awaitable[TrackerStatistics]]) -> None:
-        self._clock = clock
-        self._take = take
-        self._turn = trio.Lock()
-        self._newest: tuple[float, TrackerStatistics] | None = None
-
-    async def newest(self) -> TrackerStatistics:
-        """Return it."""
-        async with self._turn:
-            now = self._clock.monotonic()
-            if self._newest is None or now - self._newest[0] > SNAPSHOT_SECONDS:
-                self._newest = (now, await self._take())
-            return self._newest[1]
-
-
-def _node(view: NodeView) -> NodeStatistics:
-    return NodeStatistics(
-        node=view.node,
-        role=view.role.value,
-        name=view.name,
-        addresses=view.addresses,
-        state="paused" if view.paused and view.fresh else view.standing.value,
-        seen_seconds_ago=round(max(0.0, view.seen_seconds_ago), 1),
-        tags=view.tags,
-        room_bytes=view.room_bytes,
-        paused=view.paused,
-    )
-
-
-def _tag(view: TagView, holders: tuple[Holder, ...]) -> TagStatistics:
-    def chunks(holder: Holder) -> int:
-        return view.tag.chunks if holder.bitmap is None else len(holder.bitmap)
-
-    shown = sorted(holders, key=lambda holder: (not holder.node.fresh, -chunks(holder), holder.node.node))
-    return TagStatistics(
-        tag=str(view.tag),
-        names=view.names,
-        size_bytes=view.size_bytes,
-        chunks=view.tag.chunks,
-        since=view.since,
-        state=view.state.value,
-        storage=view.storage,
-        holders_complete=view.holders,
-        holders_partial=len(holders) - view.holders,
-        holders=tuple(
-            HolderStatistics(
-                node=holder.node.node,
-                name=holder.node.name,
-                role=holder.node.role.value,
-                chunks=chunks(holder),
-                fresh=holder.node.fresh,
-            )
-            for holder in shown[:HOLDERS_SHOWN_MAX]
-        ),
-    )
-
-
-def _job(job: Job, names: dict[NodeId, str]) -> JobStatistics:
-    layout = Layout.of_size(job.size_bytes)
-    pushed = sorted(job.pushed, key=lambda one: (-one.bytes_pushed, one.node))
-    open_seconds = max(0.0, job.opened_seconds_ago - (0.0 if job.is_open else job.updated_seconds_ago))
-    return JobStatistics(
-        tag=str(job.tag),
-        name=job.name,
-        size_bytes=job.size_bytes,
-        chunks=job.tag.chunks,
-        state=job.state.value,
-        reason=job.reason,
-        storage=job.storage,
-        storage_name=names.get(job.storage, ""),
-        chunks_stored=min(job.chunks_stored, job.tag.chunks),
-        bytes_stored=min(job.chunks_stored * layout.chunk_bytes, job.size_bytes),
-        safe=job.safe,
-        open_seconds=round(open_seconds, 1),
-        updated_seconds_ago=round(max(0.0, job.updated_seconds_ago), 1),
-        bytes_per_second=round(sum(one.bytes_pushed for one in pushed) / open_seconds) if open_seconds >= 1 else 0,
-        pushed=tuple(
-            PushedStatistics(
-                node=one.node,
-                name=names.get(one.node, ""),
-                bytes_pushed=one.bytes_pushed,
-                is_uploader=one.node in job.uploaders,
-            )
-            for one in pushed
-        ),
-    )
