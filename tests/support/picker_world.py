@@ -29,7 +29,8 @@ SECONDS_MAX = 100_000.0
 @dataclass(frozen=True)
 class Sender:
     """``latency_seconds`` is one way. Rates are bytes per second. ``stalls_at``: sends nothing from then on;
-    ``leaves_at`` and ``returns_at``: its link breaks, and another one offers the same."""
+    ``leaves_at`` and ``returns_at``: its link breaks, and another one offers the same. ``jitter``: each block takes
+    up to this share of its time more or less."""
 
     rate: float
     latency_seconds: float = 0.03
@@ -37,6 +38,7 @@ class Sender:
     stalls_at: float | None = None
     leaves_at: float | None = None
     returns_at: float | None = None
+    jitter: float = 0.0
 
     def delivers_until(self, now: float) -> float:
         """Return how many bytes it could have sent by ``now``."""
@@ -94,11 +96,13 @@ class World:
         self.picker = Picker(
             self.layout, Assembly(self.layout), Bitmap.full(self.layout.chunks), random.Random(f"{seed}/picker")
         )
+        self._random = random.Random(f"{seed}/senders")
         self.now = 0.0
         self.picks = 0
         self.useful_bytes = [0] * len(senders)
         self.wasted_bytes = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._happened = 0
         self._numbers = 0
         self._lines: dict[int, _Line] = {}
         self._busy_seconds = [0.0] * len(senders)
@@ -211,7 +215,7 @@ class World:
             return
         pick = line.queue.popleft()
         line.busy = True
-        seconds = pick.length / line.sender.rate
+        seconds = pick.length / line.sender.rate * (1 + line.sender.jitter * self._random.uniform(-1, 1))
         self._in(seconds, lambda: self._served(line, pick, seconds))
 
     def _served(self, line: _Line, pick: Pick, seconds: float) -> None:
@@ -228,8 +232,8 @@ class World:
     # --- time ---
 
     def _at(self, when: float, happen: Callable[[], None]) -> None:
-        self._numbers_of_events = getattr(self, "_numbers_of_events", 0) + 1
-        heapq.heappush(self._events, (when, self._numbers_of_events, happen))
+        self._happened += 1  # what is due at the same time happens in the order in which it was planned
+        heapq.heappush(self._events, (when, self._happened, happen))
 
     def _in(self, seconds: float, happen: Callable[[], None]) -> None:
         self._at(self.now + seconds, happen)

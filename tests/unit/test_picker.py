@@ -169,6 +169,76 @@ def test_a_new_link_does_not_clear_a_doubted_node() -> None:
     assert receiver.pick(3) == [], "chunk 1 is shared"
 
 
+def test_what_a_doubted_node_still_owed_to_a_shared_chunk_is_refused() -> None:
+    receiver = Receiver(2, cells=16)
+    receiver.join(1, A, (0,))
+    receiver.join(2, B, (1,))
+    receiver.pick(1)
+    receiver.pick(2)
+    receiver.deliver(2)
+    receiver.picker.add_have(1, [1])
+    while 0 in receiver.picker.have_of(1):
+        receiver.now += 0.01
+        receiver.pick(1)
+        receiver.deliver(1, right=False)
+    owed = [pick for pick in receiver.asked[1] if pick.chunk == 1]
+    assert owed, "it had joined chunk 1"
+    assert not any(receiver.picker.accepts(1, pick.chunk, pick.offset) for pick in owed)
+    told = {(one.chunk, one.offset) for one in receiver.picker.stalled(receiver.now)}
+    assert told == {(pick.chunk, pick.offset) for pick in owed}
+    receiver.picker.add_have(2, [0])
+    receiver.finish(2)
+
+
+def test_two_slow_sources_do_not_take_a_chunk_from_each_other_for_ever() -> None:
+    receiver = Receiver(1, cells=4)
+    receiver.join(1, A)
+    receiver.pick(1)
+    receiver.deliver(1, 4, right=False)
+    receiver.picker.remove_source(1)
+    due = {}
+    for source in (2, 3):
+        receiver.join(source, (B, C)[source - 2])
+        due[source] = receiver.now + 6.0
+    for _ in range(10_000):
+        if receiver.picker.complete:
+            break
+        receiver.now += 0.1
+        receiver.picker.stalled(receiver.now)
+        for source in (2, 3):
+            receiver.pick(source)
+            if not receiver.asked[source]:
+                due[source] = receiver.now + 6.0
+            elif receiver.now >= due[source]:
+                receiver.deliver(source)
+                due[source] = receiver.now + 6.0
+    assert receiver.picker.complete
+
+
+def test_who_stalls_with_a_chunk_of_its_own_loses_it_to_who_is_busy_elsewhere() -> None:
+    receiver = Receiver(2, cells=16)
+    receiver.join(1, A, (0,))
+    receiver.pick(1)
+    while receiver.asked[1]:
+        receiver.now += 0.01
+        receiver.deliver(1, right=False)
+        receiver.pick(1)
+    receiver.picker.add_have(1, [0])
+    assert receiver.pick(1)
+    receiver.join(2, B)
+    receiver.pick(2)
+    for _ in range(100):
+        receiver.now += 0.1
+        if receiver.picker.stalled(receiver.now):
+            break
+        if len(receiver.asked[2]) > 1:
+            receiver.deliver(2)
+    while 0 not in {pick.chunk for pick in receiver.pick(2)}:
+        assert receiver.asked[2], "it need not be idle to begin it"
+        receiver.now += 0.01
+        receiver.deliver(2)
+
+
 def test_what_was_wrong_alone_is_not_asked_for_again_from_the_same_node() -> None:
     receiver = Receiver(2)
     receiver.join(1, A, (0,))

@@ -100,5 +100,20 @@ def test_whatever_the_picker_draws_it_ends_in_time(seed: int) -> None:
     assert World(64 * MIB, senders(*[20] * 5), seed=seed).run().ratio <= 1.05
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_lines_that_flutter_waste_nothing_and_end_in_time(seed: int) -> None:
+    fluttering = [Sender(20 * MBIT, latency(place), jitter=0.8) for place in range(5)]
+    outcome = World(64 * MIB, fluttering, seed=seed).run()
+    assert outcome.ratio <= 1.06
+    assert outcome.wasted_share <= 0.01
+
+
+def test_a_short_file_on_a_fast_network_is_shared_among_all() -> None:
+    outcome = World(24 * MIB, [Sender(320 * MBIT, 0.001 + 0.001 * place) for place in range(4)]).run()
+    assert outcome.ratio <= 1.15
+    assert min(outcome.useful_bytes) >= 0.15 * 24 * MIB
+    assert outcome.wasted_share <= 0.02
+
+
 def test_the_same_seed_gives_the_same_story() -> None:
     assert World(32 * MIB, senders(7, 20, 3), seed=3).run() == World(32 * MIB, senders(7, 20, 3), seed=3).run()
