@@ -33,6 +33,7 @@ from daemon.puts import Puts
 from daemon.records import open_records
 from daemon.settings import SettingsKeeper
 from daemon.statistics import DaemonStatistics, PeerStatistics
+from daemon.timetable import Caps
 from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
@@ -53,8 +54,9 @@ log = structlog.get_logger()
 # The one who told us to leave gets an answer before the control socket goes.
 LAST_ANSWER_SECONDS = 0.5
 ENDED_SHOWN_MAX = 20
+TIMETABLE_SECONDS_MAX = 60.0
 # What changes while we run (SIGHUP); everything else was built upon.
-RELOADED = ("up_bytes_per_second", "down_bytes_per_second", "help_bytes_per_second", "lend", "log_level")
+RELOADED = ("up_bytes_per_second", "down_bytes_per_second", "help_bytes_per_second", "timetable", "lend", "log_level")
 
 J = TypeVar("J", Put, Get)
 
@@ -136,6 +138,7 @@ class Daemon:
                 await parts.start(self.neighbours.run)
                 await parts.start(self.puts.run)
                 await parts.start(self.gets.run)
+                parts.start_soon(self._follow_timetable, name="timetable")
                 if self._discovery is not None:
                     parts.start_soon(self._discover, self._discovery, name="discovery")
                 task_status.started(self)
@@ -168,6 +171,11 @@ class Daemon:
         """Whether the user paused everything."""
         return self.settings.settings.paused
 
+    @property
+    def caps(self) -> Caps:
+        """What holds at this hour."""
+        return self.settings.caps_at(self.runtime.clock.wall())
+
     def now(self) -> float:
         """Return the clock that durations are measured by."""
         return self.runtime.clock.monotonic()
@@ -175,7 +183,8 @@ class Daemon:
     def apply_settings(self) -> None:
         """Bring caps and pause into force."""
         settings = self.settings.settings
-        self.engine.set_budgets(up=settings.up, help=settings.help, down=settings.down)
+        caps = self.caps
+        self.engine.set_budgets(up=caps.up, help=caps.help, down=caps.down)
         self.engine.set_paused(settings.paused)
         self.puts.set_paused(settings.paused)
         self.tracker_link.beat_soon()
@@ -215,9 +224,8 @@ class Daemon:
             uptime_seconds=now - self._started_at,
             paused=settings.paused,
             lend=self.config.lend,
-            up=settings.up,
-            down=settings.down,
-            help=settings.help,
+            caps=self.caps,
+            timetable=settings.timetable,
             tracker=self.tracker_link.statistics(),
             engine=self.engine.statistics(),
             links=sum(1 for _ in self.links),
@@ -241,6 +249,18 @@ class Daemon:
 
         own = Announcement(self.swarm, self.node, Role.PEER, self.links.addresses)
         await discovery.run(own, introduce_tracker(self.tracker_link, found), lost)
+
+    async def _follow_timetable(self) -> None:
+        before = self.caps
+        while True:
+            wait = self.settings.seconds_to_next(self.runtime.clock.wall())
+            # Looked at every minute all the same: clocks are set, and summer begins.
+            await trio.sleep(TIMETABLE_SECONDS_MAX if wait is None else min(wait, TIMETABLE_SECONDS_MAX))
+            caps = self.caps
+            if caps != before:
+                log.info("caps by the timetable", up=caps.up, down=caps.down, help=caps.help)
+                self.engine.set_budgets(up=caps.up, help=caps.help, down=caps.down)
+                before = caps
 
     def _told_by_tracker(self, message: m.Message) -> None:
         if isinstance(message, m.Order):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.timetable import Timetable
 from protocol.errors import ConfigError
 from protocol.ids import parse_address
 from protocol.limits import ADDRESSES_MAX, WORD_BYTES_MAX
@@ -29,6 +30,8 @@ class DaemonConfig:
     up_bytes_per_second: float | None = None
     down_bytes_per_second: float | None = None
     help_bytes_per_second: float | None = None
+    # Lower caps at some hours of the week: daemon/timetable.py. Of two caps the lower one holds.
+    timetable: str = ""
     # Downloads that are not told where to go; None: "Downloads" in the user's home.
     download_folder: Path | None = None
     mdns: bool = True
@@ -51,6 +54,10 @@ class DaemonConfig:
         ):
             if rate is not None and rate < 0:
                 raise ConfigError(f"[daemon] {key}: {rate:g} is below zero; leave it out for no cap")
+        try:
+            Timetable.parse(self.timetable)
+        except ValueError as error:
+            raise ConfigError(f"[daemon] timetable: {error}") from error
         if len(self.name.encode("utf-8")) > WORD_BYTES_MAX:
             raise ConfigError(f"[daemon] name: at most {WORD_BYTES_MAX} bytes")
 

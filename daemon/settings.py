@@ -8,21 +8,31 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from daemon.config import DaemonConfig
+from daemon.timetable import Caps, Timetable
 from protocol.errors import CommandError
 from runtime.seam import Database
+
+KEYS = ("up", "down", "help", "paused", "timetable")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Caps in bytes per second; None is no cap."""
+    """Caps in bytes per second; None is no cap. ``timetable``: further caps by the hour; the lower one holds."""
 
     up: float | None
     down: float | None
     help: float | None
-    paused: bool
+    paused: bool = False
+    timetable: str = ""
+
+    @property
+    def caps(self) -> Caps:
+        """What holds at all hours."""
+        return Caps(self.up, self.down, self.help)
 
 
 class SettingsKeeper:
@@ -37,25 +47,63 @@ class SettingsKeeper:
     async def load(cls, database: Database, config: DaemonConfig) -> SettingsKeeper:
         """Read what was changed in earlier lives."""
         rows = await database.read(lambda cursor: dict(cursor.execute("SELECT key, value FROM settings")))
-        changed = {key: json.loads(value) for key, value in rows.items() if key in ("up", "down", "help", "paused")}
+        changed = {key: json.loads(value) for key, value in rows.items() if key in KEYS}
         return cls(database, config, changed)
 
     def configure(self, config: DaemonConfig) -> None:
         """Take what is configured; what was changed while running goes before it."""
         self.settings = replace(
-            Settings(config.up_bytes_per_second, config.down_bytes_per_second, config.help_bytes_per_second, False),
+            Settings(
+                config.up_bytes_per_second,
+                config.down_bytes_per_second,
+                config.help_bytes_per_second,
+                timetable=config.timetable,
+            ),
             **self._changed,
         )
+        self._parsed = Timetable.parse(self.settings.timetable)
 
-    async def change(self, **changed: float | bool | None) -> Settings:
-        """Change ``up``, ``down``, ``help`` or ``paused``; durable when this returns."""
+    def caps_at(self, wall: float) -> Caps:
+        """Return what holds at a time (seconds since 1970): the lower of what is set and what the timetable says."""
+        return self.settings.caps.within(self._parsed.at(_second_of_week(wall)))
+
+    def seconds_to_next(self, wall: float) -> float | None:
+        """Return in how many seconds the timetable has its next entry; None when there is none."""
+        return self._parsed.seconds_to_next(_second_of_week(wall))
+
+    async def change(self, **changed: float | bool | str | None) -> Settings:
+        """Change ``up``, ``down``, ``help``, ``paused`` or ``timetable``; durable when this returns."""
         rows = [(key, json.dumps(value)) for key, value in changed.items()]
         await self._database.transaction(
             lambda cursor: cursor.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
         )
         self._changed |= changed
         self.settings = replace(self.settings, **changed)  # type: ignore[arg-type]  # keys are fields, by the callers
+        self._parsed = Timetable.parse(self.settings.timetable)
         return self.settings
+
+
+def read_timetable(value: Any) -> str:
+    """Return a timetable as a caller gives it; "" for none.
+
+    Raises:
+        CommandError: it is none.
+    """
+    if not isinstance(value, str | None):
+        raise CommandError("usage", "timetable: a text was expected", 2)
+    try:
+        return Timetable.parse(value or "").text
+    except ValueError as error:
+        raise CommandError("usage", f"timetable: {error}", 2) from error
+
+
+def _second_of_week(wall: float) -> float:
+    """Return how long ago Monday 00:00 was by this machine's local time."""
+    try:
+        moment = datetime.fromtimestamp(wall)
+    except (ValueError, OverflowError, OSError):
+        return 0.0  # A clock beyond all calendars.
+    return moment.weekday() * 86400 + moment.hour * 3600 + moment.minute * 60 + moment.second + moment.microsecond / 1e6
 
 
 def read_rate(key: str, value: Any) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from daemon.timetable import Caps
 from exchange.engine import EngineStatistics
 from protocol.ids import NodeId, Role
 from runtime.heartbeat import TrackerLinkStatistics
@@ -58,7 +59,7 @@ class PeerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatistics:
-    """The whole daemon. Caps in bytes per second, None is none. ``puts`` and ``gets``: those that have not
+    """The whole daemon. ``caps``: what holds now. ``puts`` and ``gets``: those that have not
     ended, and the last ones that have."""
 
     node: NodeId
@@ -68,9 +69,8 @@ class DaemonStatistics:
     uptime_seconds: float
     paused: bool
     lend: bool
-    up: float | None
-    down: float | None
-    help: float | None
+    caps: Caps
+    timetable: str
     tracker: TrackerLinkStatistics
     engine: EngineStatistics
     links: int
@@ -100,7 +100,8 @@ class DaemonStatistics:
                 "trouble": tracker.trouble,
                 "round_trip_seconds": tracker.round_trip_seconds,
             },
-            "limits": {"up": self.up, "down": self.down, "help": self.help},
+            "limits": {"up": self.caps.up, "down": self.caps.down, "help": self.caps.help},
+            "timetable": self.timetable or None,
             "lend": self.lend,
             "links": self.links,
             "lan_nodes": self.lan_nodes,

@@ -5,6 +5,7 @@ They begin a put or a get and watch it; the job lives in puts.py or gets.py and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -15,7 +16,8 @@ from daemon.getrecord import Get
 from daemon.hashing import hash_file
 from daemon.parameters import absolute_path, absolute_paths, only, optional_name, optional_text, tag_or_name, text
 from daemon.putrecord import Put, error_json
-from daemon.settings import read_rate
+from daemon.settings import read_rate, read_timetable
+from daemon.timetable import Caps
 from daemon.walking import Found, Skipped, find_files
 from protocol.errors import CommandError, NotFound
 from protocol.ids import Tag
@@ -150,18 +152,22 @@ class TransferCommands:
         return {"id": job.id, "state": job.state.value}
 
     async def limit(self, params: dict[str, Any], _notify: Notify) -> Any:
-        """{up?, down?, help?}: bytes per second or "off" → what holds now."""
-        only(params, "up", "down", "help")
-        changed = {key: read_rate(key, params[key]) for key in ("up", "down", "help") if key in params}
+        """{up?, down?, help?: bytes per second or "off"; timetable?: text} → what is set, and what holds ``now``."""
+        only(params, "up", "down", "help", "timetable")
+        changed: dict[str, float | str | None] = {
+            key: read_rate(key, params[key]) for key in ("up", "down", "help") if key in params
+        }
+        if "timetable" in params:
+            changed["timetable"] = read_timetable(params["timetable"])
         if changed:
             await self._daemon.settings.change(**changed)
             self._daemon.apply_settings()
             self._daemon.events.add("limits changed", **changed)
         settings = self._daemon.settings.settings
         return {
-            "up": "off" if settings.up is None else settings.up,
-            "down": "off" if settings.down is None else settings.down,
-            "help": "off" if settings.help is None else settings.help,
+            **_caps_json(settings.caps),
+            "timetable": settings.timetable or "off",
+            "now": _caps_json(self._daemon.caps),
         }
 
     # --- inside ---
@@ -222,6 +228,10 @@ class TransferCommands:
         if job_id.startswith("g"):
             return self._daemon.gets.find(job_id)
         return self._daemon.puts.find(job_id)
+
+
+def _caps_json(caps: Caps) -> dict[str, float | str]:
+    return {key: "off" if rate is None else rate for key, rate in dataclasses.asdict(caps).items()}
 
 
 def _skipped_json(skipped: list[Skipped]) -> list[dict[str, str]]:

@@ -203,7 +203,7 @@ class Client:
         return self.call("events", {"follow": follow}, notice, seconds_max=None if follow else ANSWER_SECONDS_MAX)
 
     def limit(self, **rates: float | str) -> dict[str, Any]:
-        """Set ``up``, ``down``, ``help`` in bytes per second, or "off"; return what holds now."""
+        """Set ``up``, ``down``, ``help`` (bytes per second or "off") or ``timetable``; return them, and what holds now."""
         return cast(dict[str, Any], self.call("limit", dict(rates)))
 
     # --- lines ---

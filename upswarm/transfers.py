@@ -215,12 +215,13 @@ def cancel(console: Console, job: str) -> None:
 
 
 @click.command()
-@click.argument("rates", nargs=-1, metavar="[up=RATE] [down=RATE] [help=RATE] | off")
+@click.argument("rates", nargs=-1, metavar="[up=RATE] [down=RATE] [help=RATE] | timetable TEXT | off")
 @verb
 def limit(console: Console, rates: tuple[str, ...]) -> None:
     """Show or set budgets: up (all that leaves), down, help (what we push for others). "off" lifts them.
 
-    A RATE is 20mbit (bits), or 2M or 500KiB/s (bytes), or off.
+    A RATE is 20mbit (bits), or 2M or 500KiB/s (bytes), or off. A timetable lowers them by the hour, as in
+    "08:00,512k 12:00,10M 23:00,off" or "Mon-08:00,1M Fri-18:00,off".
     """
     with console.client() as daemon:
         console.give(daemon.limit(**parse_limits(rates)))
@@ -233,12 +234,17 @@ def parse_limits(rates: tuple[str, ...]) -> dict[str, float | str]:
         click.UsageError: one of them is no budget.
     """
     if rates == ("off",):
-        return {"up": "off", "down": "off", "help": "off"}
+        return {"up": "off", "down": "off", "help": "off", "timetable": "off"}
+    if rates[:1] == ("timetable",):
+        if len(rates) == 1:
+            raise click.UsageError('timetable: "08:00,512k 23:00,off" or off was expected')
+        # What is wrong with it the daemon says: it must be able to read it.
+        return {"timetable": " ".join(rates[1:])}
     limits: dict[str, float | str] = {}
     for text in rates:
         word, equals, rate = text.partition("=")
         if not equals or word not in ("up", "down", "help"):
-            raise click.UsageError(f"{text!r}: up=RATE, down=RATE, help=RATE or off was expected")
+            raise click.UsageError(f"{text!r}: up=RATE, down=RATE, help=RATE, timetable TEXT or off was expected")
         limits[word] = RATE.convert(rate, None, None)
     return limits
 

@@ -152,13 +152,13 @@ async def test_what_is_not_there_is_not_found(world: World, autojump_clock: obje
 async def test_limits_and_pause_survive_a_restart(world: World, autojump_clock: object) -> None:
     async with world.daemon(up_bytes_per_second=5e6) as daemon:
         call = Caller(daemon)
-        assert await call("limit") == {"up": 5e6, "down": "off", "help": "off"}
-        assert await call("limit", up="off", down=2e6, help=1000) == {"up": "off", "down": 2e6, "help": 1000.0}
+        assert (await call("limit"))["now"] == {"up": 5e6, "down": "off", "help": "off"}
+        assert (await call("limit", up="off", down=2e6, help=1000))["now"] == {"up": "off", "down": 2e6, "help": 1000.0}
         await call("pause")
         assert daemon.engine.statistics().paused
     async with world.daemon(up_bytes_per_second=5e6) as daemon:
         call = Caller(daemon)
-        assert await call("limit") == {"up": "off", "down": 2e6, "help": 1000.0}
+        assert (await call("limit"))["now"] == {"up": "off", "down": 2e6, "help": 1000.0}
         assert daemon.engine.statistics().paused and (await call("status"))["paused"]
         await call("resume")
         assert not daemon.engine.statistics().paused

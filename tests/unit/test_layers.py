@@ -29,6 +29,7 @@ PURE = (
     "exchange/assembly.py",
     "exchange/uplink.py",
     "tracker/matchmaking.py",
+    "daemon/timetable.py",
 )
 
 
