@@ -10,7 +10,7 @@
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak sim bench bench-crowd vectors venv
+.PHONY: demo test check soak sim bench bench-crowd vectors man venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -43,6 +43,10 @@ bench-crowd: venv
 # The byte vectors are the law once they are checked in: read the difference before you commit it.
 vectors: venv
 	.venv/bin/python scripts/write_vectors.py
+
+# Manual pages and completions are checked in, so that a package needs no groff; a test holds them to the commands.
+man: venv
+	.venv/bin/python scripts/write_manual.py
 
 venv:
 	@scripts/prepare-venv
