@@ -88,7 +88,9 @@ def test_what_is_imported_is_required_and_the_other_way_round() -> None:
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     imported.add(node.module.partition(".")[0])
     theirs = imported - sys.stdlib_module_names - set(PACKAGES)
-    needed = {owner.lower() for name in theirs for owner in owners.get(name, [f"nobody installs {name}"])}
+    needed = {
+        owner.lower().replace("_", "-") for name in theirs for owner in owners.get(name, [f"nobody installs {name}"])
+    }
     required = {re.split(r"[\[>]", line)[0] for line in listed("options", "install_requires")}
     assert needed == required
 
