@@ -18,7 +18,7 @@ LISTEN_DEFAULT = "0.0.0.0:4200"
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 # What every store takes in a key as it is. A prefix is a folder, or nothing.
-_PREFIX = re.compile(r"([A-Za-z0-9._-]{1,64}/){0,8}")
+_PREFIX = re.compile(r"((?!\.\.?/)[A-Za-z0-9._-]{1,64}/){0,8}")
 _REGION = re.compile(r"[a-z0-9-]{1,32}")
 S3_PARTS_AT_ONCE_MAX = 32
 
@@ -79,8 +79,9 @@ class StorageConfig:
 
     def _check_s3(self) -> None:
         if self.s3_endpoint and not _is_endpoint(self.s3_endpoint):
+            # Not repeated: who writes a password into it shall not find it in the log.
             raise ConfigError(
-                f"[storage] s3_endpoint: {self.s3_endpoint[:200]!r} is none; right would be https://s3.example.org or"
+                "[storage] s3_endpoint: not the address of a store; right would be https://s3.example.org or"
                 " http://127.0.0.1:8333, without a path"
             )
         for key, value, pattern, right in (
