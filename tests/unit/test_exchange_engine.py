@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,7 +125,7 @@ class Node:
 @asynccontextmanager
 async def swarm_of(*nodes: Node):
     """Run the engines of ``nodes``; yields connect(a, b) -> (link at a, link at b)."""
-    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+    async with trio.open_nursery() as nursery:
         for one in nodes:
             await nursery.start(one.engine.run)
 
@@ -315,7 +315,7 @@ async def test_a_capped_uplink_keeps_its_cap(tmp_path: Path) -> None:
     assert seconds >= (len(data) - MIB) / (8 * MIB) - 0.02
 
 
-async def test_a_fetch_cancelled_before_its_blocks_are_written_fetches_them_again_and_blames_nobody(tmp_path: Path) -> None:
+async def test_a_fetch_cancelled_before_its_blocks_are_written_fetches_them_again(tmp_path: Path) -> None:
     data = some_bytes(4 * MIB)
     holder, getter = Node(1), Node(2)
     manifest = holder.shelf.put(data)
