@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib import metadata
 
 import httpx2
@@ -67,15 +67,18 @@ async def _received(answer: httpx2.Response, target: memoryview | None, bytes_ma
     limit = bytes_max if target is None else len(target)
     body = bytearray()
     count = 0
-    async with aclosing(answer.aiter_raw()) as pieces:
-        async for piece in pieces:
-            if count + len(piece) > limit:
-                raise LinkLost(f"{where}: more than {limit} bytes came")
-            if target is None:
+    # Whoever breaks out of the loop leaves generators within generators behind; cancelled, all of them end in order.
+    with trio.CancelScope() as reading:
+        async for piece in answer.aiter_raw():
+            count += len(piece)
+            if count > limit:
+                reading.cancel()
+            elif target is None:
                 body += piece
             else:
-                target[count : count + len(piece)] = piece
-            count += len(piece)
+                target[count - len(piece) : count] = piece
+    if count > limit:
+        raise LinkLost(f"{where}: more than {limit} bytes came")
     return WebAnswer(answer.status_code, headers, bytes(body), 0 if target is None else count)
 
 

@@ -106,6 +106,7 @@ class S3Backend:
     async def store(self, tag: Tag, spool: Path, size_bytes: int) -> None:
         file = await self._runtime.run_sync(self._open_spool, spool, size_bytes)
         if file is None:
+            await self._uploads.give_up(tag, self.key_of(tag))
             if await self.size_of(tag) != size_bytes:
                 raise ChunkMissing(f"neither spool file nor object of {tag} is there with {size_bytes} bytes")
         else:
@@ -152,7 +153,7 @@ class S3Backend:
 
     def _tag_of(self, key: str) -> Tag | None:
         try:
-            return Tag.parse(key.removeprefix(self._objects))
+            return Tag.parse(key.removeprefix(self._objects)) if key.startswith(self._objects) else None
         except ValueError:
             return None  # Not ours: somebody else's object, or an administrator's note.
 

@@ -115,12 +115,11 @@ class Uploads:
             return
         try:
             await self._send_parts(tag, key, file, Layout.of_size(size_bytes))
-        except (StorageUnavailable, trio.Cancelled) as error:
-            if isinstance(error, trio.Cancelled):
-                await self._abort(tag, key)
+        except StorageUnavailable:
             raise
         except BaseException:
-            await self._abort(tag, key)
+            with trio.move_on_after(_ABORT_SECONDS_MAX, shield=True):
+                await self.give_up(tag, key)
             raise
 
     async def _send_small(self, key: str, body: FileSlice) -> None:
@@ -159,7 +158,7 @@ class Uploads:
                 raise
             # The store has forgotten it; or an answer of ours was lost, and the object is made: the next call sees.
             log.warning("the store lost an upload", tag=str(tag), reason=str(error))
-            await self._abort(tag, key)
+            await self.give_up(tag, key)
             raise StorageUnavailable(str(error), SOON_SECONDS) from error
         self._begun.pop(tag, None)
         await self._confirm(key, layout.size_bytes, checksum, [part.digest for part in parts])
@@ -204,13 +203,13 @@ class Uploads:
                 return False
         return True
 
-    async def _abort(self, tag: Tag, key: str) -> None:
+    async def give_up(self, tag: Tag, key: str) -> None:
+        """Abort what was begun for ``tag``, if anything was."""
         upload = self._begun.pop(tag, None)
         if upload is None:
             return
-        with trio.move_on_after(_ABORT_SECONDS_MAX, shield=True):
-            try:
-                await self._client.abort_upload(key, upload.id)
-            except StorageError as error:
-                # The next start aborts it.
-                log.warning("an upload could not be aborted", key=key, reason=str(error))
+        try:
+            await self._client.abort_upload(key, upload.id)
+        except StorageError as error:
+            # The next start aborts it.
+            log.warning("an upload could not be aborted", key=key, reason=str(error))

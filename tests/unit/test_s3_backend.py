@@ -179,6 +179,20 @@ async def test_an_outage_is_told_and_the_next_call_goes_on_where_it_was(
     assert bench.fake.called("POST begin") == 1
 
 
+async def test_a_spool_file_that_disappears_during_an_outage_ends_the_upload(
+    autojump_clock: MockClock, bench: Bench
+) -> None:
+    backend = await bench.backend()
+    file = bench.file(LARGE)
+    bench.fake.next_call("PUT part 2", lambda: refuse(503, "SlowDown"), times=100)
+    with pytest.raises(StorageUnavailable):
+        await backend.store(*file)
+    file[1].unlink()
+    with pytest.raises(ChunkMissing):
+        await backend.store(*file)
+    assert not bench.fake.uploads
+
+
 @pytest.mark.parametrize(
     ("code", "hint"),
     [("AccessDenied", "right to list"), ("SignatureDoesNotMatch", "secret key"), ("NoSuchBucket", "make the bucket")],
