@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -37,7 +38,8 @@ class Server:
         self._hangs_up = hangs_up
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        async with stream:
+        async with stream, contextlib.AsyncExitStack() as stack:
+            stack.enter_context(contextlib.suppress(trio.BrokenResourceError))  # they hung up on us
             while b"\r\n\r\n" not in self.got:
                 self.got += await stream.receive_some()
             length = 0
