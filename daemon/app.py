@@ -30,6 +30,7 @@ from daemon.neighbours import Neighbours
 from daemon.orders import Orders
 from daemon.putrecord import Put
 from daemon.puts import Puts
+from daemon.reading import Reading
 from daemon.records import open_records
 from daemon.settings import SettingsKeeper
 from daemon.statistics import DaemonStatistics, PeerStatistics
@@ -105,6 +106,7 @@ class Daemon:
         self.holders = holders
         fetching = Fetching(runtime, library, self.engine, self.neighbours, holders)
         self.gets = Gets(runtime, database, library, holders, fetching, self.events, config.downloads)
+        self.reading = Reading(runtime, library, self.engine, self.neighbours, holders, self.gets)
         self.orders = Orders(runtime.clock, library, self.engine, self.neighbours, self.node)
         self._discovery = discovery
         self._lan: dict[NodeId, LanNode] = {}
@@ -138,6 +140,7 @@ class Daemon:
                 await parts.start(self.neighbours.run)
                 await parts.start(self.puts.run)
                 await parts.start(self.gets.run)
+                parts.start_soon(self.reading.run, name="reading")
                 parts.start_soon(self._follow_timetable, name="timetable")
                 if self._discovery is not None:
                     parts.start_soon(self._discover, self._discovery, name="discovery")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from daemon.readcommands import ReadCommands
 from daemon.transfercommands import TransferCommands
 from daemon.viewcommands import ViewCommands
 from runtime.control import Handler
@@ -14,4 +15,4 @@ if TYPE_CHECKING:
 
 def methods_of(daemon: Daemon) -> dict[str, Handler]:
     """Return handlers by method."""
-    return {**TransferCommands(daemon).methods(), **ViewCommands(daemon).methods()}
+    return {**TransferCommands(daemon).methods(), **ViewCommands(daemon).methods(), **ReadCommands(daemon).methods()}

@@ -177,6 +177,18 @@ class Gets:
         await self._write(get)
         get.touch()
 
+    # --- one fetch for each tag at a time ---
+
+    def turn(self, tag: Tag) -> trio.Lock:
+        """Return the lock that whoever fetches ``tag`` holds; ``forget_turn`` after its release."""
+        return self._turns.setdefault(tag, trio.Lock())
+
+    def forget_turn(self, tag: Tag) -> None:
+        """Drop that lock if nobody holds it or waits for it."""
+        turn = self._turns.get(tag)
+        if turn is not None and not turn.locked() and not turn.statistics().tasks_waiting:
+            del self._turns[tag]
+
     # --- one life ---
 
     async def _locate(self, what: Tag | str, name: str) -> Located:
@@ -199,7 +211,7 @@ class Gets:
 
     async def _live(self, get: Get, scope: trio.CancelScope) -> None:
         began = self._runtime.clock.monotonic()
-        turn = self._turns.setdefault(get.tag, trio.Lock())
+        turn = self.turn(get.tag)
         try:
             with scope:
                 try:
@@ -224,8 +236,7 @@ class Gets:
                     await self._runtime.run_sync(self._runtime.disk.remove, get.part)
         finally:
             self._scopes.pop(get.number, None)
-            if not turn.locked() and not turn.statistics().tasks_waiting:
-                self._turns.pop(get.tag, None)
+            self.forget_turn(get.tag)
 
     async def _attempt(self, get: Get) -> None:
         manifest = await self._library.manifest(get.tag)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NOTICE_SECONDS_MIN = 0.2
 
 
-class _Notices:
+class Notices:
     """Progress for one caller: a few a second for each job, every change of state, one line at a time."""
 
     def __init__(self, notify: Notify) -> None:
@@ -80,7 +80,7 @@ class TransferCommands:
             raise CommandError("usage", "name fits one path only", 2)
         found, skipped = await self._find(paths, name)
         puts = await self._daemon.puts.put_all([(file.path, file.name) for file in found])
-        notices = _Notices(notify)
+        notices = Notices(notify)
         if wait == "no":
             for put in puts:
                 await notices(put)
@@ -96,7 +96,7 @@ class TransferCommands:
         output = params.get("output")
         target = absolute_path(output, "output") if output is not None else None
         get = await self._daemon.gets.get(what, name, target)
-        await self._daemon.gets.wait(get, _Notices(notify))
+        await self._daemon.gets.wait(get, Notices(notify))
         if get.error is not None:
             raise get.error
         if get.state.value != "done":
@@ -147,7 +147,7 @@ class TransferCommands:
     async def cancel(self, params: dict[str, Any], _notify: Notify) -> Any:
         """{id} → {id, state}."""
         only(params, "id")
-        job = self._job(text(params, "id"))
+        job = find_job(self._daemon, text(params, "id"))
         await (self._daemon.puts.cancel(job) if isinstance(job, Put) else self._daemon.gets.cancel(job))
         return {"id": job.id, "state": job.state.value}
 
@@ -215,7 +215,7 @@ class TransferCommands:
             self._daemon.apply_settings()
             self._daemon.events.add("paused" if paused else "resumed")
             return {"paused": paused}
-        job = self._job(job_id)
+        job = find_job(self._daemon, job_id)
         if job.state.final:
             raise CommandError("ended", f"{job.id} has ended already: {job.state.value}", 1)
         if isinstance(job, Put):
@@ -224,10 +224,12 @@ class TransferCommands:
             await (self._daemon.gets.pause(job) if paused else self._daemon.gets.resume(job))
         return {"id": job.id, "paused": job.paused}
 
-    def _job(self, job_id: str) -> Put | Get:
-        if job_id.startswith("g"):
-            return self._daemon.gets.find(job_id)
-        return self._daemon.puts.find(job_id)
+
+def find_job(daemon: Daemon, job_id: str) -> Put | Get:
+    """Return the put or get that the user calls ``job_id``. Raises ``NotFound``."""
+    if job_id.startswith("g"):
+        return daemon.gets.find(job_id)
+    return daemon.puts.find(job_id)
 
 
 def _caps_json(caps: Caps) -> dict[str, float | str]:

@@ -234,23 +234,27 @@ class Session:
         """Ask them for a manifest. Raises ``NotFound``, ``IntegrityError`` or ``LinkLost``."""
         sender, receiver = trio.open_memory_channel[Manifest | NotFound | IntegrityError](1)
         waits = self._manifest_waits.setdefault(tag, [])
+        if not waits:
+            # One question for all who wait: its answer is for all of them.
+            self.link.post(m.NeedManifest(tag=tag))
         waits.append(sender)
-        self.link.post(m.NeedManifest(tag=tag))
         try:
             with trio.fail_after(MANIFEST_SECONDS_MAX):
                 answer = await receiver.receive()
         except (trio.TooSlowError, trio.EndOfChannel) as error:
             raise LinkLost(f"{self.link.remote} did not send the manifest of {tag}") from error
         finally:
-            waits.remove(sender)
-            if not waits:
+            if sender in waits:
+                waits.remove(sender)
+            if not waits and self._manifest_waits.get(tag) is waits:
                 del self._manifest_waits[tag]
         if isinstance(answer, Manifest):
             return answer
         raise answer
 
     def _resolve(self, tag: Tag, answer: Manifest | NotFound | IntegrityError) -> None:
-        for sender in self._manifest_waits.get(tag, ()):
+        # Taken out with the first answer: a second one, asked for or not, has nobody left to block on.
+        for sender in self._manifest_waits.pop(tag, ()):
             sender.send_nowait(answer)
 
     def _reject(self, wanted: Wanted, code: str) -> None:
