@@ -37,7 +37,7 @@ bench: venv
 	.venv/bin/python -m bench.engine_transfer
 
 bench-crowd: venv
-	.venv/bin/python -c 'import libtorrent' 2>/dev/null || .venv/bin/python -m pip install -q '.[bench]'
+	.venv/bin/python -c 'import libtorrent' 2>/dev/null || .venv/bin/python -m pip install -q --editable '.[bench]'
 	.venv/bin/python -m bench.crowd --rival
 
 # The byte vectors are the law once they are checked in: read the difference before you commit it.
