@@ -32,6 +32,7 @@ from daemon.putrecord import Put
 from daemon.puts import Puts
 from daemon.reading import Reading
 from daemon.records import open_records
+from daemon.relays import Relays
 from daemon.settings import SettingsKeeper
 from daemon.statistics import DaemonStatistics, PeerStatistics
 from daemon.timetable import Caps
@@ -104,10 +105,19 @@ class Daemon:
         self.puts = Puts(runtime, database, library, self.neighbours, self.tracker_link, self.desk, self.events)
         holders = Holders(self.node, self.tracker_link, self.neighbours, library, self.engine, self.lan_nodes)
         self.holders = holders
-        fetching = Fetching(runtime, library, self.engine, self.neighbours, holders)
+        self.relays = Relays(
+            runtime,
+            library,
+            self.engine,
+            self.neighbours,
+            config.places.state / "relay",
+            self.lan_nodes,
+            lambda: config.lend and not self.paused,
+        )
+        fetching = Fetching(runtime, library, self.engine, self.neighbours, holders, self.relays.make_way)
         self.gets = Gets(runtime, database, library, holders, fetching, self.events, config.downloads)
         self.reading = Reading(runtime, library, self.engine, self.neighbours, holders, self.gets)
-        self.orders = Orders(runtime.clock, library, self.engine, self.neighbours, self.node)
+        self.orders = Orders(runtime.clock, library, self.engine, self.neighbours, self.relays, self.node)
         self._discovery = discovery
         self._lan: dict[NodeId, LanNode] = {}
         self._started_at = runtime.clock.monotonic()
@@ -136,6 +146,7 @@ class Daemon:
                 await parts.start(self.engine.run)
                 await parts.start(self.links.run, (listener,))
                 parts.start_soon(self.tracker_link.run, name="tracker link")
+                await parts.start(self.relays.run)
                 await parts.start(self.orders.run)
                 await parts.start(self.neighbours.run)
                 await parts.start(self.puts.run)
@@ -166,6 +177,7 @@ class Daemon:
                             self._told_by_peer(link, message)
                 finally:
                     self.desk.ended(link)
+                    self.relays.link_ended(link)
 
     # --- for commands ---
 
@@ -266,10 +278,15 @@ class Daemon:
                 before = caps
 
     def _told_by_tracker(self, message: m.Message) -> None:
-        if isinstance(message, m.Order):
+        if isinstance(message, m.Order | m.RelayOrder):
             self.orders.receive(message)
 
     def _told_by_peer(self, link: Link, message: m.Message) -> None:
+        if isinstance(message, m.JobClosed):
+            self.relays.closed(link, message.tag)
+        elif isinstance(message, m.Assign):
+            self.relays.assigned(link, message)
+            return
         taken = link.peer.role is Role.STORAGE and self.desk.receive(link, message)
         if taken:
             return

@@ -25,7 +25,7 @@ from exchange.spool import Spool, Write
 from exchange.swarm import Swarm
 from protocol.bitmap import Bitmap
 from protocol.errors import ChunkMissing, CommandError, LinkLost, NotTrusted, StorageBroken, StorageError, StorageFull
-from protocol.ids import NodeAddress, NodeId
+from protocol.ids import NodeAddress, NodeId, Tag
 from protocol.limits import MIB
 from protocol.manifest import Manifest
 from runtime.seam import Runtime
@@ -50,13 +50,20 @@ class Fetching:
     """Makes fetches; holds what they all need."""
 
     def __init__(
-        self, runtime: Runtime, library: Library, engine: Engine, neighbours: Neighbours, holders: Holders
+        self,
+        runtime: Runtime,
+        library: Library,
+        engine: Engine,
+        neighbours: Neighbours,
+        holders: Holders,
+        make_way: Callable[[Tag], Awaitable[None]],
     ) -> None:
         self.runtime = runtime
         self.library = library
         self.engine = engine
         self.neighbours = neighbours
         self.holders = holders
+        self._make_way = make_way
 
     @asynccontextmanager
     async def whole(self, get: Get, manifest: Manifest, save: Save) -> AsyncIterator[None]:
@@ -68,6 +75,7 @@ class Fetching:
             CommandError: ``no-space``, ``cannot-write``, or ``unfinished``.
         """
         get.note = ""
+        await self._make_way(manifest.tag)
         with _writing(get.part):
             spool = await Spool.open(self.runtime, get.part, manifest)
         try:

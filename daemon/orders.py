@@ -4,7 +4,8 @@ An order is a hint. It is carried out only if we hold some of the tag, the order
 address proves by the handshake to be that very storage node; before that no byte of data leaves. A tracker that is
 hostile, or mistaken, can make us knock somewhere: so knocks are few (``KnockBudget``, threats.md row 4).
 
-Carrying one out is: a link, and an offer on it. What is requested then is served from the budget for help.
+Carrying one out is: a link, and an offer on it. What is requested then is served from the budget for help. An order to
+relay (relays.py) is a link alike, and a loan on it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import trio
 
 from daemon.library import Library
 from daemon.neighbours import Neighbours
+from daemon.relays import Relays
 from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import LinkLost, NotTrusted
@@ -134,21 +136,24 @@ class KnockBudget:
 class Orders:
     """Carries orders out. ``receive`` never waits; ``run`` dials."""
 
-    def __init__(self, clock: Clock, library: Library, engine: Engine, neighbours: Neighbours, node: NodeId) -> None:
+    def __init__(
+        self, clock: Clock, library: Library, engine: Engine, neighbours: Neighbours, relays: Relays, node: NodeId
+    ) -> None:
         self.refused = 0
         self.carried_out = 0
         self._clock = clock
         self._library = library
         self._engine = engine
         self._neighbours = neighbours
+        self._relays = relays
         self._node = node
         self._budget = KnockBudget(clock.monotonic())
         # By tag and target: an order that comes again replaces itself.
-        self._waiting: OrderedDict[tuple[Tag, NodeId], tuple[NodeAddress, float]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[Tag, NodeId], tuple[m.Order | m.RelayOrder, float]] = OrderedDict()
         self._came = trio.Event()
         self._dialling: set[NodeId] = set()
 
-    def receive(self, order: m.Order) -> None:
+    def receive(self, order: m.Order | m.RelayOrder) -> None:
         """Take an order of our tracker."""
         target = order.target
         reason = self._flaw(order)
@@ -160,10 +165,10 @@ class Orders:
             return
         link = self._neighbours.to(target.node)
         if link is not None and link.peer.role is target.role:
-            self._offer(target, order.tag)
+            self._carry_out(order)
             return
         lifetime = min(float(order.lifetime_seconds), ORDER_SECONDS_MAX)
-        self._waiting[order.tag, target.node] = (target, self._clock.monotonic() + lifetime)
+        self._waiting[order.tag, target.node] = (order, self._clock.monotonic() + lifetime)
         while len(self._waiting) > WAITING_MAX:
             self._waiting.popitem(last=False)
         self._came.set()
@@ -186,7 +191,7 @@ class Orders:
                 self._dialling.add(target.node)
                 dials.start_soon(self._knock, target, name=f"order to {target.node[:8]}")
 
-    def _flaw(self, order: m.Order) -> str | None:
+    def _flaw(self, order: m.Order | m.RelayOrder) -> str | None:
         """Return why an order is not carried out; None when it is."""
         if order.target.role is not Role.STORAGE:
             return f"the target is a {order.target.role}, not a storage node"
@@ -194,22 +199,25 @@ class Orders:
             return "the target is ourselves"
         if order.lifetime_seconds <= 0:
             return "expired"
+        if not any(_is_dialable(address) for address in order.target.addresses):
+            return "the target has no address"
+        if isinstance(order, m.RelayOrder):
+            return self._relays.flaw(order)
         held = self._library.holding(order.tag)
         if held is None or not held.bitmap:
             return "we hold nothing of it"
-        if not any(_is_dialable(address) for address in order.target.addresses):
-            return "the target has no address"
         return None
 
     def _next_target(self) -> NodeAddress | None:
         """Return whom to dial next, with the one address that may be tried; orders that are void are forgotten."""
         now = self._clock.monotonic()
-        for key, (_, expires_at) in list(self._waiting.items()):
-            if expires_at <= now or self._library.holding(key[0]) is None:
+        for key, (order, expires_at) in list(self._waiting.items()):
+            if expires_at <= now or self._flaw(order) is not None:
                 del self._waiting[key]
         if len(self._dialling) >= DIALLING_MAX:
             return None
-        for target, _ in self._waiting.values():
+        for order, _ in self._waiting.values():
+            target = order.target
             if target.node in self._dialling:
                 continue
             for address in sorted(target.addresses, key=partial(self._budget.failures, target.node)):
@@ -228,23 +236,27 @@ class Orders:
         else:
             self._budget.opened(target.node, address)
             now = self._clock.monotonic()
-            for (tag, node), (_, expires_at) in list(self._waiting.items()):
+            for (tag, node), (order, expires_at) in list(self._waiting.items()):
                 if node == target.node:
                     del self._waiting[tag, node]
                     if expires_at > now:
-                        self._offer(target, tag)
+                        self._carry_out(order)
         finally:
             self._dialling.discard(target.node)
             self._came.set()
 
-    def _offer(self, target: NodeAddress, tag: Tag) -> None:
+    def _carry_out(self, order: m.Order | m.RelayOrder) -> None:
+        tag, target = order.tag, order.target
         link = self._neighbours.to(target.node)
-        if link is None or self._engine.is_offered(target.node, tag) or self._library.holding(tag) is None:
+        if link is None or self._engine.is_offered(target.node, tag) or self._flaw(order) is not None:
             return
-        try:
-            self._engine.offer(link, tag)
-        except LinkLost:
-            return  # The tracker orders again.
+        if isinstance(order, m.RelayOrder):
+            self._relays.begin(link, order)
+        else:
+            try:
+                self._engine.offer(link, tag)
+            except LinkLost:
+                return  # The tracker orders again.
         self.carried_out += 1
         log.info("order carried out", tag=str(tag), target=target.node)
 

@@ -16,6 +16,7 @@ import trio
 
 from exchange.budget import Budget
 from exchange.buffers import BufferPool
+from exchange.seeding import Seeding
 from exchange.session import Session
 from exchange.spool import Spool
 from exchange.strikes import Strikes
@@ -96,6 +97,7 @@ class Engine:
         self.paused = False
         self.strikes = Strikes()
         self.uplink = Uplink(runtime.clock.monotonic(), up_bytes_per_second, help_bytes_per_second)
+        self.seeding = Seeding(runtime.random)
         self.receiving = BufferPool(RECEIVING_BYTES_MAX)
         self.sending = BufferPool(SENDING_BYTES_MAX)
         self.received_bytes = 0
@@ -116,9 +118,9 @@ class Engine:
             try:
                 while True:
                     self._wake = trio.Event()
-                    while (grant := self.uplink.next_grant(self._now())) is not None:
+                    while (grant := self.uplink.next_grant(self.now())) is not None:
                         self._sessions[grant.link].grant(grant.wanted)
-                    wait_seconds = self.uplink.wait_seconds(self._now())
+                    wait_seconds = self.uplink.wait_seconds(self.now())
                     # A wait of no time at all would not let anybody else run.
                     with trio.move_on_after(max(wait_seconds, 0.001)):
                         await self._wake.wait()
@@ -127,8 +129,8 @@ class Engine:
 
     def set_budgets(self, *, up: float | None, help: float | None, down: float | None = None) -> None:
         """Use other caps from now on. ``down`` caps what we request, and with it what comes."""
-        self.uplink.change(self._now(), up, help)
-        self._down.change(down, self._now())
+        self.uplink.change(self.now(), up, help)
+        self._down.change(down, self.now())
         self._wake.set()
 
     def set_paused(self, paused: bool) -> None:
@@ -155,8 +157,10 @@ class Engine:
             del self._sessions[session.number]
             session.stop()
             self.uplink.drop(session.number)
+            self.seeding.drop(session.number)
             for swarm in list(self._swarms.values()):
                 swarm.detach(session.number)
+                swarm.end_lending(session.number)
 
     def sessions_with(self, node: NodeId) -> list[Session]:
         """Return the sessions over links to ``node``."""
@@ -237,35 +241,43 @@ class Engine:
 
     def may_request(self) -> bool:
         """Whether blocks may be requested now; swarms look again at their next tick."""
-        return not self.paused and self._down.wait_seconds(self._now()) == 0.0
+        return not self.paused and self._down.wait_seconds(self.now()) == 0.0
 
     def requested(self, size_bytes: int) -> None:
         """A block was requested."""
-        self._down.spend(size_bytes, self._now())
+        self._down.spend(size_bytes, self.now())
 
     def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> bool:
         """They want a block. False: they have asked for it already, and it is not sent yet."""
         self._wake.set()
-        return self.uplink.add(session.number, wanted, purpose)
+        again = self.seeding.asked(session.number, wanted.tag, wanted.chunk, self.now())
+
+        return self.uplink.add(session.number, wanted, purpose, again=again)
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
         """A granted block has left, or could not be sent (0 bytes)."""
         held = self.holdings.holding(wanted.tag)
         self._sent_bytes[Purpose.OWN if held is not None and held.own else Purpose.HELP] += size_bytes
         self.uplink.sent(session.number)
+
+        if size_bytes and held is not None:
+            self.uplink.flowed(size_bytes, self.now())
+            self.seeding.sent(wanted.tag, wanted.chunk, size_bytes, held.layout)
         self._wake.set()
 
     def completed(self, session: Session, tag: Tag) -> None:
         """They need nothing more of ``tag``."""
+        self.seeding.leave(session.number, tag)
         log.debug("complete there", tag=str(tag), node=session.link.peer.node)
 
     def strike(self, node: NodeId) -> None:
         """``node`` alone made a wrong chunk."""
-        shut_out = self.strikes.strike(node, self._now())
+        shut_out = self.strikes.strike(node, self.now())
         log.warning("struck", node=node, shut_out=shut_out)
         if shut_out:
             for swarm in list(self._swarms.values()):
                 swarm.shut_out(node)
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Return the clock that everything pure is given."""
         return self.runtime.clock.monotonic()

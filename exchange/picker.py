@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from exchange.assembly import CELL_BYTES, Assembly, cells_of, first_run, last_run, run_bytes, run_mask
 from exchange.doubts import Doubts
+from exchange.lending import Lending
 from exchange.rarity import rarity_levels
 from exchange.source import STALL_SECONDS, Request, Source
 from exchange.tail import Tail, takes_over
@@ -63,6 +64,7 @@ class Picker:
         self._rng = rng
         self._sources: dict[int, Source] = {}
         self._fresh = wanted.copy()  # wanted, not open
+        self.lending = Lending(layout, rng)
         self._left_bytes = sum(map(layout.bytes_of, wanted))  # of what is wanted, not arrived
         self._whole: set[int] = set()  # open, all arrived, not judged yet
         self._free: dict[int, int] = {}  # open chunk -> its missing cells that nobody was asked for, never 0
@@ -104,6 +106,16 @@ class Picker:
             for chunk in chunks:
                 known.have.add(chunk)
             self._levels = None
+
+    def suggest(self, source: int, chunks: Iterable[int]) -> None:
+        """A source says which of its chunks it would rather be asked for next (seeding.py); a hint."""
+        if source in self._sources:
+            self._sources[source].suggest(chunks)
+
+    def assignments(self, now: float) -> list[tuple[int, list[int]]]:
+        """Return what lenders are to fetch for us now, by link."""
+        rests = {chunk: bits.bit_count() * CELL_BYTES for chunk, bits in self._free.items()}
+        return self.lending.assign(now, self.wanted, self._fresh, rests, self._sources)
 
     def have_of(self, source: int) -> Bitmap:
         """Return what a source offers."""
@@ -289,6 +301,9 @@ class Picker:
                 most, chunk = free.bit_count(), open_chunk
         if most:
             return chunk, *last_run(self._free_for(source, chunk), max(1, min(cells, (most + 1) // 2)))
+        chunk = self.lending.longest_queue(source.have & self._fresh)
+        if chunk is not None and not source.cells.get(chunk):
+            return chunk, *first_run(self._open_for(source, chunk, now), cells)
         # 4. Idle: double what would come last, or take a chunk over, if we are sooner.
         if source.stalled:
             return None
@@ -306,6 +321,12 @@ class Picker:
                 have.discard(chunk)
         if not have:
             return None
+        # What a lender was given is for that lender to begin.
+        have = have - self.lending.reserved_from(source.number)
+        if not have:
+            return None
+        if (suggested := source.next_suggested(have)) is not None:
+            return suggested
         if self._levels is None:
             self._levels = rarity_levels(self.layout.chunks, (other.have for other in self._sources.values()))
         for level in self._levels:
@@ -318,6 +339,7 @@ class Picker:
         """Open a chunk for ``source`` to begin with; return the cells it can be asked for."""
         self._assembly.open(chunk)
         self._fresh.discard(chunk)
+        self.lending.begun(chunk)
         self._moved_at[chunk] = now
         if chunk in self._once_wrong or source.node in self._doubts:
             self._maker[chunk] = source.number

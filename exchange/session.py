@@ -16,7 +16,7 @@ from exchange.uplink import Purpose, Wanted
 from protocol import messages as m
 from protocol.bitmap import Bitmap
 from protocol.errors import ChunkMissing, IntegrityError, LinkLost, NotFound, RemoteProtocolError
-from protocol.ids import Tag
+from protocol.ids import Role, Tag
 from protocol.limits import CHUNKS_PER_HAVE_MAX, REQUESTS_PER_LINK_MAX
 from protocol.manifest import Layout, Manifest
 from runtime.link import Link
@@ -40,6 +40,7 @@ class Session:
         self._engine = engine
         self._due: dict[tuple[Tag, int, int], int] = {}  # requests they have not answered -> length
         self._offers: OrderedDict[Tag, Bitmap] = OrderedDict()
+        self._suggestion: tuple[Tag, list[int]] | None = None
         self._manifest_waits: dict[Tag, list[trio.MemorySendChannel[Manifest | NotFound | IntegrityError]]] = {}
         grants_in, self._grants = trio.open_memory_channel[Wanted](8)
         self._granting = grants_in
@@ -67,6 +68,12 @@ class Session:
                 self._receive_ask(message)
             case m.Reject():
                 self._receive_reject(message)
+            case m.Suggest():
+                self._receive_suggestion(message)
+            case m.Lend():
+                swarm = self._engine.swarm_of(message.tag)
+                if swarm is not None:
+                    swarm.lend(self)
             case m.Cancel():
                 withdrawn = self._engine.uplink.cancel(self.number, message.tag, message.chunk, message.offset)
                 if withdrawn is not None:
@@ -124,6 +131,7 @@ class Session:
             raise RemoteProtocolError(f"a request beyond the end of chunk {request.chunk}")
         if not self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP):
             raise RemoteProtocolError(f"a second request for chunk {request.chunk} offset {request.offset}")
+        self._suggest(request.tag, held.bitmap)
 
     def _receive_have(self, have: m.Have) -> None:
         chunks = [chunk for chunk in have.chunks if chunk < have.tag.chunks]
@@ -167,6 +175,15 @@ class Session:
         if swarm is not None:
             swarm.unused(self.number, reject.chunk, reject.offset, gone=reject.code == "gone")
 
+    def _receive_suggestion(self, suggestion: m.Suggest) -> None:
+        chunks = [chunk for chunk in suggestion.chunks if chunk < suggestion.tag.chunks]
+        swarm = self._engine.swarm_of(suggestion.tag)
+        if swarm is not None and swarm.is_source(self.number):
+            swarm.suggested(self.number, chunks)
+        else:
+            # It comes before the offer it is about.
+            self._suggestion = (suggestion.tag, chunks)
+
     def _receive_manifest(self, message: m.ManifestIs) -> bool:
         if message.tag not in self._manifest_waits:
             return False
@@ -196,6 +213,11 @@ class Session:
         """Cancel a request; it is still answered."""
         self.link.post(m.Cancel(tag=tag, chunk=chunk, offset=offset))
 
+    def assign(self, tag: Tag, chunks: Iterable[int]) -> None:
+        """Tell a lender which chunks to fetch for us next."""
+        rest = tuple(chunks)
+        self.link.post(m.Assign(tag=tag, chunks=rest[:CHUNKS_PER_HAVE_MAX]))
+
     def offer(self, tag: Tag) -> None:
         """Tell them what we hold of ``tag``, and of more as it comes. Holding nothing is told too."""
         held = self._engine.holdings.holding(tag)
@@ -205,8 +227,16 @@ class Session:
         if len(self.offered) >= SUBSCRIPTIONS_MAX:
             self.offered.pop(next(iter(self.offered)))
         self.offered[tag] = None
+        self._engine.seeding.join(self.number, tag, storage=self.link.peer.role is Role.STORAGE)
+        # First: with the offer they begin to choose.
+        self._suggest(tag, held.bitmap)
         bitmap = b"" if held.bitmap.complete else held.bitmap.to_bytes()
         self.link.post(m.Offer(tag=tag, size_bytes=held.layout.size_bytes, bitmap=bitmap))
+
+    def _suggest(self, tag: Tag, held: Bitmap) -> None:
+        chunks = self._engine.seeding.suggestions(self.number, tag, held, self._engine.now())
+        if chunks:
+            self.link.post(m.Suggest(tag=tag, chunks=tuple(chunks)))
 
     def tell_have(self, tag: Tag, chunks: Iterable[int]) -> None:
         """Tell them of more chunks, if they care."""
@@ -225,6 +255,13 @@ class Session:
         """Tell them that nothing of ``tag`` is wanted any more."""
         self._offers.pop(tag, None)
         self.link.post(m.Complete(tag=tag))
+
+    def remembered_suggestion(self, tag: Tag) -> list[int]:
+        """Return what they suggested before their offer of ``tag``, and forget it."""
+        if self._suggestion is None or self._suggestion[0] != tag:
+            return []
+        (_, chunks), self._suggestion = self._suggestion, None
+        return chunks
 
     def remembered_offer(self, tag: Tag) -> Bitmap | None:
         """Return what they offered of ``tag``."""

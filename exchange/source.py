@@ -9,7 +9,7 @@ worth in each round trip, is found to be slower than it was, is asked for less, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from exchange.assembly import CELL_BYTES
@@ -36,6 +36,8 @@ _SHARE_ASKED_FOR = 0.5
 # A block should take about this long, between one cell and 1 MiB.
 _BLOCK_SECONDS = 0.05
 _BLOCK_CELLS_MAX = 16
+# A sender suggests a few at a time.
+SUGGESTED_MAX = 64
 # Nothing for so long beyond what its rate explains: its blocks go to others.
 STALL_SECONDS = 4.0
 
@@ -77,8 +79,21 @@ class Source:
     delivered_bytes: int = 0
     ramp_bytes: int = _PIPELINE_BYTES_FIRST  # 0: the ramp has ended, the rate is known
     making: int | None = None  # the chunk of its own
+    suggested: list[int] = field(default_factory=list)  # chunks it would rather be asked for, next one first
     stalled: bool = False
     rests_until: float = 0.0
+
+    def suggest(self, chunks: Iterable[int]) -> None:
+        """Take note of what it would rather be asked for, after what it said before."""
+        self.suggested = list(dict.fromkeys((*self.suggested, *chunks)))[-SUGGESTED_MAX:]
+
+    def next_suggested(self, among: Bitmap) -> int | None:
+        """Return the next suggestion that is of use, and forget those before it."""
+        while self.suggested:
+            chunk = self.suggested.pop(0)
+            if chunk in among:
+                return chunk
+        return None
 
     def ask(self, request: Request) -> None:
         """Take note of a request."""

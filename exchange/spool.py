@@ -55,8 +55,8 @@ class Spool:
         self._hashes: dict[int, tuple[Hash, int]] = {}  # chunk -> hash so far, bytes so far
 
     @classmethod
-    async def open(cls, runtime: Runtime, path: Path, manifest: Manifest) -> Spool:
-        """Open or create ``path`` with room for the whole file.
+    async def open(cls, runtime: Runtime, path: Path, manifest: Manifest, *, sparse: bool = False) -> Spool:
+        """Open or create ``path`` with room for the whole file; ``sparse``: it grows as it is written.
 
         Raises:
             StorageFull, StorageBroken: no room; a broken disk.
@@ -65,7 +65,7 @@ class Spool:
         def prepare() -> File:
             file = runtime.disk.open_write(path)
             try:
-                if file.status().size_bytes != manifest.size_bytes:
+                if not sparse and file.status().size_bytes != manifest.size_bytes:
                     file.resize(manifest.size_bytes)
             except BaseException:
                 file.close()

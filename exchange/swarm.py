@@ -44,6 +44,7 @@ class Swarm:
         self._spool = spool
         self._on_verified = on_verified
         self._sessions: dict[int, Session] = {}
+        self._lenders: dict[int, Session] = {}
         self._assembly = Assembly(manifest.layout)
         self._picker = Picker(manifest.layout, self._assembly, held.missing(), engine.runtime.random)
         self._writes: list[tuple[Write, memoryview]] = []
@@ -116,11 +117,13 @@ class Swarm:
         self._engine.unregister(self)
 
     def reopen(self, chunks: Iterable[int]) -> None:
-        """These chunks turned out rotten after all; fetch them again by another ``run``."""
+        """These chunks are wanted (again): they turned out rotten after all, or were not wanted before. Fetched by this
+        ``run``, or the next one."""
         chunks = list(chunks)
         for chunk in chunks:
             self.verified.discard(chunk)
         self._picker.want_again(chunks)
+        self._pump()
 
     # --- called by the sessions ---
 
@@ -128,11 +131,14 @@ class Swarm:
         """A link offers ``have``, which is added to its earlier offer. Nothing is taken from who is shut out."""
         if self._engine.strikes.is_shut_out(session.link.peer.node, self._now()):
             return
+        if session.number in self._lenders:
+            self._picker.lending.offered(session.number, have, self._now())
         if session.number in self._sessions:
             self._picker.add_have(session.number, have)
         else:
             self._sessions[session.number] = session
             self._picker.add_source(session.number, session.link.peer.node, have, self._now())
+            self._picker.suggest(session.number, session.remembered_suggestion(self.tag))
         self._request_from(session.number)
 
     def detach(self, source: int) -> None:
@@ -144,7 +150,35 @@ class Swarm:
     def have(self, source: int, chunks: Iterable[int]) -> None:
         """A source got more."""
         self._picker.add_have(source, chunks)
+        if source in self._lenders:
+            self._picker.lending.offered(source, chunks, self._now())
+            self._assign()
         self._request_from(source)
+
+    def lend(self, session: Session) -> None:
+        """A link lends its line: from now on it is told what to fetch for us."""
+        if self.running:
+            self._lenders[session.number] = session
+            self._picker.lending.join(session.number)
+            self._assign()
+
+    def end_lending(self, source: int) -> None:
+        """A link lends no longer."""
+        if self._lenders.pop(source, None) is not None:
+            self._picker.lending.leave(source)
+
+    def _assign(self) -> None:
+        if self._lenders and not self._engine.paused:
+            for source, chunks in self._picker.assignments(self._now()):
+                self._lenders[source].assign(self.tag, chunks)
+
+    def is_source(self, source: int) -> bool:
+        """Whether a link offers it."""
+        return source in self._sessions
+
+    def suggested(self, source: int, chunks: Iterable[int]) -> None:
+        """A source would rather be asked for these."""
+        self._picker.suggest(source, chunks)
 
     def accepts(self, source: int, chunk: int, offset: int) -> bool:
         """Whether the bytes of this block are of use."""
@@ -198,6 +232,7 @@ class Swarm:
         while True:
             await trio.sleep(TICK_SECONDS)
             self._cancel(self._picker.stalled(self._now()))
+            self._assign()
             self._pump()
 
     async def _write(self) -> None:

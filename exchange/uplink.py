@@ -2,8 +2,12 @@
 
 Own transfers go before help. Links share by bytes, not by blocks, since a fast receiver asks for larger ones; and each
 has at most a few blocks on the way, so that a slow reader holds up nobody. A link's own order is the receiver's choice
-and is kept. Every request that was added is given out exactly once: by ``next_grant``, ``cancel``, ``forget`` or
-``drop``.
+and is kept within its class. Every request that was added is given out exactly once: by ``next_grant``, ``cancel``,
+``forget`` or ``drop``.
+
+What another receiver has had from us, or is getting (``again``, seeding.py), waits while something leaves for the first
+time and fills the line: the others can have it from that receiver soon. When the line is not full (the first one reads
+slowly), it does not wait.
 
 Considered: one after the other, a block each. Of two receivers the one that asks for blocks of 1 MiB then gets sixteen
 times what the other one gets that asks for single cells, is found to be the faster one, and stays so.
@@ -11,14 +15,22 @@ times what the other one gets that asks for single cells, is found to be the fas
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 
 from exchange.budget import Budget
+from exchange.flow import Flow
 from protocol.ids import Tag
 
 # One block travels while the next is read from the disk.
 GRANTS_PER_LINK_MAX = 2
+# What left for the first time is in the kernel's buffers for a while, and the next request for more of it comes only
+# when it has arrived: so long it counts as leaving.
+FIRST_SECONDS = 1.0
+# How soon to look again whether the line has room for what was sent before.
+_LOOK_SECONDS = 0.1
 
 
 class Purpose(IntEnum):
@@ -48,6 +60,9 @@ class Grant:
 
 # Where a block is; what a Cancel names.
 _Place = tuple[Tag, int, int]
+# Who goes first: own before help, and within each what leaves for the first time before what leaves again.
+_Class = tuple[Purpose, bool]
+_CLASSES: tuple[_Class, ...] = tuple((purpose, again) for purpose in Purpose for again in (False, True))
 
 
 class _Queue:
@@ -56,13 +71,13 @@ class _Queue:
     __slots__ = ("granted", "turn_bytes", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[Purpose, dict[_Place, Wanted]] = {purpose: {} for purpose in Purpose}
-        self.granted = 0
+        self.waiting: dict[_Class, dict[_Place, Wanted]] = {kind: {} for kind in _CLASSES}
+        self.granted: deque[bool] = deque()  # for each block on its way: whether it leaves again
         self.turn_bytes = 0
 
     @property
     def busy(self) -> bool:
-        return self.granted > 0 or any(self.waiting.values())
+        return bool(self.granted) or any(self.waiting.values())
 
 
 class Uplink:
@@ -72,7 +87,9 @@ class Uplink:
         self.paused = False
         self._up = Budget(up_bytes_per_second, now)
         self._help = Budget(help_bytes_per_second, now)
+        self._flow = Flow(now)
         self._queues: dict[int, _Queue] = {}
+        self._first_at = -math.inf  # when something last left, or was to leave, for the first time
         self._turn_bytes = 0  # of whom was served last
 
     def change(self, now: float, up_bytes_per_second: float | None, help_bytes_per_second: float | None) -> None:
@@ -80,7 +97,7 @@ class Uplink:
         self._up.change(up_bytes_per_second, now)
         self._help.change(help_bytes_per_second, now)
 
-    def add(self, link: int, wanted: Wanted, purpose: Purpose) -> bool:
+    def add(self, link: int, wanted: Wanted, purpose: Purpose, *, again: bool = False) -> bool:
         """Queue a request. False: this block waits for this link already, and is not queued again."""
         queue = self._queues.setdefault(link, _Queue())
         place = (wanted.tag, wanted.chunk, wanted.offset)
@@ -89,7 +106,7 @@ class Uplink:
         if not queue.busy:
             # Nobody saves up turns by asking for nothing.
             queue.turn_bytes = max(queue.turn_bytes, self._turn_bytes)
-        queue.waiting[purpose][place] = wanted
+        queue.waiting[purpose, again][place] = wanted
         return True
 
     def waiting(self, link: int) -> int:
@@ -124,46 +141,63 @@ class Uplink:
         """Return what to send now, or None: nothing waits, or no budget (see ``wait_seconds``)."""
         if self.paused or self._up.wait_seconds(now) > 0:
             return None
-        purposes = (Purpose.OWN,) if self._help.wait_seconds(now) > 0 else (Purpose.OWN, Purpose.HELP)
-        for purpose in purposes:
+        may_help = self._help.wait_seconds(now) <= 0
+        may_repeat = self._may_repeat(now)
+        for kind in _CLASSES:
+            purpose, again = kind
+            if (purpose is Purpose.HELP and not may_help) or (again and not may_repeat):
+                continue
             candidates = [
                 (queue.turn_bytes, link)
                 for link, queue in self._queues.items()
-                if queue.waiting[purpose] and queue.granted < GRANTS_PER_LINK_MAX
+                if queue.waiting[kind] and len(queue.granted) < GRANTS_PER_LINK_MAX
             ]
             if candidates:
                 # Among equals the one that came first: links are numbered upwards.
-                return self._grant(min(candidates)[1], purpose, now)
+                return self._grant(min(candidates)[1], kind, now)
         return None
 
-    def _grant(self, link: int, purpose: Purpose, now: float) -> Grant:
+    def _grant(self, link: int, kind: _Class, now: float) -> Grant:
         queue = self._queues[link]
-        wanted = queue.waiting[purpose].pop(next(iter(queue.waiting[purpose])))
+        purpose, again = kind
+        wanted = queue.waiting[kind].pop(next(iter(queue.waiting[kind])))
         self._turn_bytes = queue.turn_bytes
         queue.turn_bytes += wanted.length
-        queue.granted += 1
+        queue.granted.append(again)
+        if not again:
+            self._first_at = now
         self._up.spend(wanted.length, now)
         if purpose is Purpose.HELP:
             self._help.spend(wanted.length, now)
         return Grant(link, wanted)
 
+    def _may_repeat(self, now: float) -> bool:
+        first_waits = any(queue.waiting[purpose, False] for queue in self._queues.values() for purpose in Purpose)
+        return not self._flow.is_full(now) or not (first_waits or now - self._first_at < FIRST_SECONDS)
+
     def sent(self, link: int) -> None:
         """A granted block has left, or could not be sent; the link may have another."""
         queue = self._queues.get(link)
         if queue is not None:
-            queue.granted -= 1
+            queue.granted.popleft()
+
+    def flowed(self, size_bytes: int, now: float) -> None:
+        """So many bytes of blocks have left, over whichever link."""
+        self._flow.left(size_bytes, now)
 
     def wait_seconds(self, now: float) -> float:
         """Return when to ask again although nothing happened: until the budgets allow what waits; infinity: never."""
         if self.paused:
             return float("inf")
         up_seconds = self._up.wait_seconds(now)
+        seconds_of = {Purpose.OWN: up_seconds, Purpose.HELP: max(up_seconds, self._help.wait_seconds(now))}
+        repeat_seconds = 0.0 if self._may_repeat(now) else _LOOK_SECONDS
         waits = float("inf")
         for queue in self._queues.values():
-            if queue.granted >= GRANTS_PER_LINK_MAX:
+            if len(queue.granted) >= GRANTS_PER_LINK_MAX:
                 continue
-            if queue.waiting[Purpose.OWN]:
-                waits = min(waits, up_seconds)
-            elif queue.waiting[Purpose.HELP]:
-                waits = min(waits, max(up_seconds, self._help.wait_seconds(now)))
+            for kind in _CLASSES:
+                if queue.waiting[kind]:
+                    purpose, again = kind
+                    waits = min(waits, max(seconds_of[purpose], repeat_seconds if again else 0.0))
         return waits

@@ -77,3 +77,5 @@ HELLO_SECONDS_MAX = 10.0
 SILENCE_SECONDS_MAX = 60.0
 # An order nobody carried out in this time is void; the tracker gives a new one at a later heartbeat.
 ORDER_SECONDS_MAX = 90.0
+# Holders that a relay order names: one of them on the relay's LAN is enough.
+RELAY_SOURCES_MAX = 16

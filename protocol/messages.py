@@ -659,6 +659,49 @@ class Complete(Message):
     tag: Tag = _wire(_TAG)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggest(Message):
+    """Holder -> receiver: take these from me first. Others get other chunks from me. A hint; needs no answer."""
+
+    TYPE: ClassVar[int] = 129
+
+    tag: Tag = _wire(_TAG)
+    chunks: tuple[int, ...] = _wire(_CHUNKS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lend(Message):
+    """Peer -> storage: I have nothing of this, and would fetch chunks of it nearby to pass them on. Answered by Assign,
+    whenever there is something to fetch."""
+
+    TYPE: ClassVar[int] = 130
+
+    tag: Tag = _wire(_TAG)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assign(Message):
+    """Storage -> who lends: fetch these, and offer them as they are verified."""
+
+    TYPE: ClassVar[int] = 131
+
+    tag: Tag = _wire(_TAG)
+    chunks: tuple[int, ...] = _wire(_CHUNKS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayOrder(Message):
+    """Tracker -> a node that lends: lend your line to the job of ``tag`` at ``target``, if one of ``sources`` is near
+    you. A hint like Order."""
+
+    TYPE: ClassVar[int] = 132
+
+    tag: Tag = _wire(_TAG)
+    target: NodeAddress = _wire(kinds.NodeAddressField())
+    sources: tuple[NodeId, ...] = _wire(kinds.ListOf(_NODE, limits.RELAY_SOURCES_MAX))
+    lifetime_seconds: int = _wire(kinds.UInt(int(limits.ORDER_SECONDS_MAX)))
+
+
 MESSAGES: dict[int, type[Message]] = {
     thing.TYPE: thing
     for thing in list(globals().values())

@@ -39,6 +39,7 @@ _FROM_TRACKER: tuple[type[m.Message], ...] = (
     m.NodesAnswer,
     m.TagsAnswer,
     m.Order,
+    m.RelayOrder,
 )
 # The trade in chunks is symmetric: whoever dialled, either side may offer and either side may request.
 _EXCHANGE: tuple[type[m.Message], ...] = (
@@ -53,9 +54,10 @@ _EXCHANGE: tuple[type[m.Message], ...] = (
     m.Reject,
     m.Cancel,
     m.Complete,
+    m.Suggest,
 )
-_TO_DESK: tuple[type[m.Message], ...] = (m.Propose, m.Proof, m.Withdraw)
-_FROM_STORAGE: tuple[type[m.Message], ...] = (m.DeskAnswer, m.JobProgress, m.JobClosed, m.Stored)
+_TO_DESK: tuple[type[m.Message], ...] = (m.Propose, m.Proof, m.Withdraw, m.Lend)
+_FROM_STORAGE: tuple[type[m.Message], ...] = (m.DeskAnswer, m.JobProgress, m.JobClosed, m.Stored, m.Assign)
 
 MOVES: dict[tuple[Role, Role], frozenset[type[m.Message]]] = {
     (Role.PEER, Role.TRACKER): frozenset(_ALWAYS + _TO_TRACKER),

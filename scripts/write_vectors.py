@@ -165,6 +165,10 @@ MESSAGES: dict[str, m.Message] = {
     "cancel": m.Cancel(tag=TAG, chunk=2, offset=262144),
     "stored": m.Stored(tag=TAG, chunks=(2,)),
     "complete": m.Complete(tag=TAG),
+    "suggest": m.Suggest(tag=TAG, chunks=(2, 0)),
+    "lend": m.Lend(tag=TAG),
+    "assign": m.Assign(tag=TAG, chunks=(1, 2)),
+    "relay order": m.RelayOrder(tag=TAG, target=STORAGE, sources=(node("peer"), node("helper")), lifetime_seconds=90),
 }
 # What follows a frame outside of it.
 RAW = {"block": b"8 bytes!"}

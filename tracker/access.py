@@ -24,9 +24,9 @@ from runtime.link import Link
 from runtime.seam import Runtime
 from tracker.addresses import reachable_addresses
 from tracker.answers import answer_nodes, answer_tags, answer_where, failure
-from tracker.index.base import Index, Job, Profile
+from tracker.index.base import Index, Job, NodeView, Profile
 from tracker.journal import Journal
-from tracker.matchmaking import ORDERS_AT_ONCE_MAX, order_of
+from tracker.matchmaking import ORDERS_AT_ONCE_MAX, choose_lenders, is_lender, order_of, relay_order_of
 from tracker.membership import Refused
 from tracker.registrar import Registrar
 
@@ -38,6 +38,8 @@ GRACE_INTERVALS = 12
 ORDER_INTERVALS = 2
 # Clocks of nodes may be ahead of ours by so much; what is dated later is dated now, or it would win for ever.
 AHEAD_SECONDS_MAX = 60
+# A node that lends takes part in a few jobs at a time; it hears of the oldest.
+RELAY_JOBS_MAX = 8
 # A cancelled link still tells the index that its node has gone; a shared index may be slow.
 LEAVE_SECONDS_MAX = 2.0
 
@@ -192,6 +194,8 @@ class Access:
             )
         )
         await self._order(profile.node, await self._index.open_tags_of(profile.node, now), now)
+        if heartbeat.lend:
+            await self._order_relays(profile.node, now)
 
     async def _inventory(self, profile: Profile, inventory: m.Inventory, now: float) -> None:
         self.counts.inventories += 1
@@ -210,6 +214,9 @@ class Access:
             helpers = [holder.node.node for holder in holders if holder.node.node in self._links]
             for helper in helpers:
                 await self._order(helper, [update.tag], now)
+            for job in await self._index.jobs_of(update.tag, now):
+                for lender in choose_lenders(job, await self._index.nodes(now, role=Role.PEER), holders):
+                    await self._order_relay(lender, job, now)
 
     async def _renew(self, link: Link, message: m.Renew) -> None:
         try:
@@ -252,6 +259,21 @@ class Access:
                     self.journal.ordered(node, tag, job.storage, self._runtime.clock.wall())
                     self.counts.orders += 1
                     given += 1
+
+    async def _order_relays(self, node: NodeId, now: float) -> None:
+        """Order a node that lends to relay for the oldest open jobs."""
+        lender = await self._index.node(node, now)
+        for job in (await self._index.jobs(now))[:RELAY_JOBS_MAX]:
+            if lender is not None and is_lender(job, lender, await self._index.holder(job.tag, node, now)):
+                await self._order_relay(lender, job, now)
+
+    async def _order_relay(self, lender: NodeView, job: Job, now: float) -> None:
+        holders = await self._index.holders(job.tag, now)
+        order = relay_order_of(job, await self._index.node(job.storage, now), lender, holders)
+        link = next((link for link in reversed(self._links.get(lender.node, ())) if link.alive), None)
+        if order is not None and link is not None:
+            link.post(order)
+            self.counts.orders += 1
 
     async def _order_for(self, node: NodeId, job: Job, now: float) -> m.Order | None:
         helper = await self._index.holder(job.tag, node, now)

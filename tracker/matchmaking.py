@@ -14,12 +14,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from protocol.ids import NodeAddress, NodeId, Role, Tag
-from protocol.limits import HOLDERS_PER_ANSWER_MAX, ORDER_SECONDS_MAX
-from protocol.messages import JobState, Order, Whereabouts
+from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
+from protocol.limits import HOLDERS_PER_ANSWER_MAX, ORDER_SECONDS_MAX, RELAY_SOURCES_MAX
+from protocol.messages import JobState, Order, RelayOrder, Whereabouts
 from tracker.index.base import Holder, Job, NodeView
 from tracker.index.summary import keepers_of
 
+# Nodes that are asked to relay for one job: more lines than that fill any storage node's.
+RELAYS_PER_JOB_MAX = 32
 # So many orders at once to one node: beyond that it has its hands full, and the next heartbeat brings more.
 ORDERS_AT_ONCE_MAX = 64
 
@@ -50,6 +52,62 @@ def order_of(job: Job, storage: NodeView | None, helper: Holder, stored: Holder 
     if storage is None or not storage.fresh or not storage.addresses or not is_helpful(job, helper, stored):
         return None
     return Order(tag=job.tag, target=storage.address, lifetime_seconds=int(ORDER_SECONDS_MAX))
+
+
+def is_lender(job: Job, node: NodeView, held: Holder | None) -> bool:
+    """Whether ``node`` may be asked to relay for ``job``. ``held``: what it holds of it itself."""
+    wants_it = node.node in job.uploaders or (held is not None and held.complete)
+    return (
+        job.state is JobState.OPEN
+        and node.role is Role.PEER
+        and node.lend
+        and node.fresh
+        and not node.paused
+        and not wants_it
+    )
+
+
+def relay_order_of(
+    job: Job, storage: NodeView | None, lender: NodeView, holders: Sequence[Holder]
+) -> RelayOrder | None:
+    """Return the order for ``lender`` to relay for ``job``; None when its storage node is not there, or nobody has any
+    of it.
+
+    Its uploaders come first, then holders that are seen at an address of the lender's own: behind the same router, most
+    likely on one LAN. Which of them is really near only the lender can tell.
+    """
+    if storage is None or not storage.fresh or not storage.addresses:
+        return None
+    hosts = _hosts(lender)
+    able = [
+        holder.node
+        for holder in holders
+        if holder.any and holder.node.fresh and holder.node.role is Role.PEER and holder.node.node != lender.node
+    ]
+    able.sort(key=lambda node: (not hosts & _hosts(node), node.node))
+    # Its uploaders have it, whether we have heard of that already or not.
+    sources = dict.fromkeys((*job.uploaders, *(node.node for node in able)))
+    if not sources:
+        return None
+    return RelayOrder(
+        tag=job.tag,
+        target=storage.address,
+        sources=tuple(sources)[:RELAY_SOURCES_MAX],
+        lifetime_seconds=int(ORDER_SECONDS_MAX),
+    )
+
+
+def choose_lenders(job: Job, nodes: Sequence[NodeView], holders: Sequence[Holder]) -> list[NodeView]:
+    """Return whom to ask to relay for ``job``: those first that share an address with one of its uploaders."""
+    by_node = {holder.node.node: holder for holder in holders}
+    lenders = [node for node in nodes if is_lender(job, node, by_node.get(node.node))]
+    hosts = {host for node in nodes if node.node in job.uploaders for host in _hosts(node)}
+    lenders.sort(key=lambda node: (not hosts & _hosts(node), _lot(job.tag, node.node)))
+    return lenders[:RELAYS_PER_JOB_MAX]
+
+
+def _hosts(node: NodeView) -> set[str]:
+    return {parse_address(address)[0] for address in node.addresses}
 
 
 def find_place(

@@ -1,0 +1,200 @@
+"""Which missing chunks idle nodes should fetch from nearby and pass on to us: disjoint, a few ahead of each. Pure;
+every method takes ``now`` in seconds.
+
+A lender's line is kept busy by giving it, ahead of time, as much as it will push while it fetches the next chunk. What
+one was given nobody else is asked to begin with, so that the uploader's own line carries only what no lender carries;
+when nothing else is left to begin, whoever is idle may take it all the same (picker.py).
+
+Lending never makes an upload slower than the uploader alone, also where the "LAN" is the uploader's own line: a byte
+that goes through a lender leaves the uploader once, as one that comes directly does. What could be lost is a chunk that
+its lender does not bring: so a lender begins with one chunk, and rests when it fetches more slowly than it pushes (it
+adds nothing then), or lets us wait.
+
+At the end, when there is nothing left to begin, lenders are given the chunks on which most is left to do, although
+others make them: then their blocks can be shared out among all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from exchange.assembly import CELL_BYTES
+from exchange.source import Source
+from protocol.bitmap import Bitmap
+from protocol.limits import KIB
+from protocol.manifest import Layout
+from runtime.seam import Random
+
+# A lender has so much to push, in seconds at its rate, beyond what it takes to fetch the next chunk twice.
+AHEAD_SECONDS = 1.0
+RATE_GUESS = 512 * KIB
+FETCH_GUESS_SECONDS = 0.2
+# A chunk that a lender has not offered after so long, beyond what fetching at its own push rate would take.
+PATIENCE_SECONDS = 4.0
+REST_SECONDS_FIRST = 15.0
+REST_SECONDS_MAX = 300.0
+# Not worth fetching a chunk for.
+SHARE_BYTES_MIN = 4 * CELL_BYTES
+LENDERS_MAX = 64
+
+
+@dataclass(slots=True)
+class _Lender:
+    given: dict[int, float] = field(default_factory=dict)  # chunk not verified here yet -> when it was given
+    awaited: set[int] = field(default_factory=set)  # of these, not offered yet
+    fetch_seconds: float | None = None  # for a whole chunk, as seen from here
+    rests: int = 0
+    rests_until: float = 0.0
+
+
+class Lending:
+    """The lenders of one tag, by link."""
+
+    def __init__(self, layout: Layout, rng: Random) -> None:
+        self._layout = layout
+        self._rng = rng
+        self._lenders: dict[int, _Lender] = {}
+        self.reserved: dict[int, int] = {}  # chunk -> whose; given to one lender, not begun here
+
+    def __contains__(self, link: int) -> bool:
+        return link in self._lenders
+
+    def join(self, link: int) -> None:
+        """A link lends its line. Beyond ``LENDERS_MAX`` it is not needed."""
+        if len(self._lenders) < LENDERS_MAX:
+            self._lenders.setdefault(link, _Lender())
+
+    def leave(self, link: int) -> None:
+        """A link has ended; what it was given is anybody's."""
+        if self._lenders.pop(link, None) is not None:
+            self._release(link)
+
+    def offered(self, link: int, chunks: Iterable[int], now: float) -> None:
+        """A link offers more chunks."""
+        lender = self._lenders.get(link)
+        if lender is None:
+            return
+        for chunk in chunks:
+            if chunk in lender.awaited:
+                lender.awaited.discard(chunk)
+                seconds = max(0.001, now - lender.given[chunk]) / (1 + len(lender.awaited))
+                before = lender.fetch_seconds
+                lender.fetch_seconds = seconds if before is None else (before + seconds) / 2
+                lender.rests = 0
+
+    def reserved_from(self, link: int) -> Bitmap:
+        """Return the chunks that ``link`` is not to begin, because another one was given them."""
+        others = (chunk for chunk, owner in self.reserved.items() if owner != link)
+        return Bitmap.of(self._layout.chunks, others) if self.reserved else Bitmap(self._layout.chunks)
+
+    def longest_queue(self, among: Bitmap) -> int | None:
+        """Return the chunk that whoever is idle should take from the lender that has most to begin with."""
+        queues: dict[int, int] = {}
+        for owner in self.reserved.values():
+            queues[owner] = queues.get(owner, 0) + 1
+        # Of its chunks the one it was given last.
+        found = [(queues[owner], place, chunk) for place, (chunk, owner) in enumerate(self.reserved.items())]
+        return max(((count, place, chunk) for count, place, chunk in found if chunk in among), default=(0, 0, None))[2]
+
+    def begun(self, chunk: int) -> None:
+        """Somebody is asked for a chunk."""
+        self.reserved.pop(chunk, None)
+
+    def assign(
+        self,
+        now: float,
+        wanted: Bitmap,
+        unopened: Bitmap,
+        open_rest: Mapping[int, int],
+        sources: Mapping[int, Source],
+    ) -> list[tuple[int, list[int]]]:
+        """Return who is to fetch what, now; it counts as given.
+
+        ``unopened``: wanted chunks that nobody was asked for; ``open_rest``: chunks that somebody makes, with the bytes
+        that nobody was asked for; ``sources``: the links that offer something.
+        """
+        found: list[tuple[int, list[int]]] = []
+        self.reserved = {chunk: link for chunk, link in self.reserved.items() if chunk in unopened}
+        for link, lender in self._lenders.items():
+            for chunk in [chunk for chunk in lender.given if chunk not in wanted]:
+                del lender.given[chunk]
+                lender.awaited.discard(chunk)
+            source = sources.get(link)
+            rate = source.rate.bytes_per_second if source is not None else None
+            self._judge(link, lender, rate, now)
+            if now < lender.rests_until:
+                continue
+            chunks = self._for_lender(link, lender, unopened, open_rest, source, rate, now)
+            if chunks:
+                found.append((link, chunks))
+        return found
+
+    def _judge(self, link: int, lender: _Lender, rate: float | None, now: float) -> None:
+        chunk_bytes = self._layout.chunk_bytes
+        patience_seconds = PATIENCE_SECONDS + 2 * chunk_bytes / (rate or RATE_GUESS)
+        late = any(now - lender.given[chunk] > patience_seconds for chunk in lender.awaited)
+        useless = rate is not None and lender.fetch_seconds is not None and chunk_bytes / lender.fetch_seconds < rate
+        if late or useless:
+            lender.rests_until = now + min(REST_SECONDS_MAX, REST_SECONDS_FIRST * 2**lender.rests)
+            lender.rests += 1
+            lender.fetch_seconds = None
+            for chunk in lender.awaited:
+                lender.given.pop(chunk, None)
+            lender.awaited.clear()
+            self._release(link)
+
+    def _for_lender(
+        self,
+        link: int,
+        lender: _Lender,
+        unopened: Bitmap,
+        open_rest: Mapping[int, int],
+        source: Source | None,
+        rate: float | None,
+        now: float,
+    ) -> list[int]:
+        fetch_seconds = lender.fetch_seconds
+        if fetch_seconds is None and lender.awaited:
+            return []  # the first one shows what it can do
+        rate = rate or RATE_GUESS
+        room_bytes = rate * (AHEAD_SECONDS + 2 * (fetch_seconds or FETCH_GUESS_SECONDS))
+        for chunk in lender.given:
+            # What others were asked for of it is not this one's to push.
+            room_bytes -= open_rest.get(chunk, 0) if chunk not in unopened else self._layout.bytes_of(chunk)
+        chunks: list[int] = []
+        free = unopened - Bitmap.of(unopened.length, self.reserved)
+        while room_bytes > 0:
+            if free:
+                chunk = free.first_from(self._rng.randrange(free.length))
+                free.discard(chunk)
+                self.reserved[chunk] = link
+                room_bytes -= self._layout.bytes_of(chunk)
+            else:
+                shared = self._most_to_share(lender, open_rest, source)
+                if shared is None:
+                    break
+                chunk, rest_bytes = shared
+                room_bytes -= rest_bytes // 2
+            lender.given[chunk] = now
+            lender.awaited.add(chunk)
+            chunks.append(chunk)
+            if fetch_seconds is None:
+                break
+        return chunks
+
+    def _most_to_share(
+        self, lender: _Lender, open_rest: Mapping[int, int], source: Source | None
+    ) -> tuple[int, int] | None:
+        """Return the chunk of others on which most is left to do, and how much; None when nothing is worth it."""
+        best: tuple[int, int] | None = None
+        rests = [*open_rest.items(), *((chunk, self._layout.bytes_of(chunk)) for chunk in self.reserved)]
+        for chunk, rest_bytes in rests:
+            known = chunk in lender.given or (source is not None and chunk in source.have)
+            if not known and rest_bytes >= SHARE_BYTES_MIN and (best is None or rest_bytes > best[1]):
+                best = chunk, rest_bytes
+        return best
+
+    def _release(self, link: int) -> None:
+        for chunk in [chunk for chunk, owner in self.reserved.items() if owner == link]:
+            del self.reserved[chunk]

@@ -1,0 +1,169 @@
+"""Each chunk leaves once before any leaves twice: what a sender suggests, and what it makes wait."""
+
+from __future__ import annotations
+
+import random
+
+from exchange.flow import Flow
+from exchange.seeding import AHEAD, PATIENCE_SECONDS, Seeding
+from exchange.uplink import FIRST_SECONDS, Purpose, Uplink, Wanted
+from protocol.bitmap import Bitmap
+from protocol.ids import Tag
+from protocol.limits import KIB, MIB
+from protocol.manifest import Layout
+
+CHUNKS = 16
+TAG = Tag(b"t" * 32, CHUNKS)
+LAYOUT = Layout.of_size(CHUNKS * MIB)
+ALL = Bitmap.full(CHUNKS)
+
+
+def seeding_for(links: int, *, storage: int = 0) -> Seeding:
+    seeding = Seeding(random.Random(1))
+    for link in range(1, links + 1):
+        seeding.join(link, TAG, storage=link == storage)
+    return seeding
+
+
+def test_one_receiver_alone_is_suggested_nothing() -> None:
+    assert seeding_for(1).suggestions(1, TAG, ALL, 0.0) == []
+
+
+def test_no_chunk_is_suggested_to_two_receivers() -> None:
+    seeding = seeding_for(4)
+    suggested = [chunk for link in range(1, 5) for chunk in seeding.suggestions(link, TAG, ALL, 0.0)]
+    assert len(suggested) == 4 * AHEAD == len(set(suggested))
+
+
+def test_only_what_is_held_is_suggested() -> None:
+    seeding = seeding_for(2)
+    assert set(seeding.suggestions(1, TAG, Bitmap.of(CHUNKS, (3, 9, 11)), 0.0)) <= {3, 9, 11}
+
+
+def test_a_receiver_that_asks_is_suggested_the_next_one() -> None:
+    seeding = seeding_for(2)
+    first, second = seeding.suggestions(1, TAG, ALL, 0.0)
+    assert seeding.suggestions(1, TAG, ALL, 0.0) == []
+    assert not seeding.asked(1, TAG, first, 0.0)
+    (third,) = seeding.suggestions(1, TAG, ALL, 0.0)
+    assert third not in (first, second)
+
+
+def test_what_another_one_is_getting_or_had_can_wait() -> None:
+    seeding = seeding_for(2)
+    assert not seeding.asked(1, TAG, 5, 0.0)
+    assert seeding.asked(2, TAG, 5, 0.0)
+    seeding.sent(TAG, 5, MIB, LAYOUT)
+    assert seeding.asked(2, TAG, 5, 0.0)
+
+
+def test_storage_never_waits() -> None:
+    seeding = seeding_for(2, storage=2)
+    assert not seeding.asked(1, TAG, 5, 0.0)
+    assert not seeding.asked(2, TAG, 5, 0.0)
+
+
+def test_the_last_chunks_are_left_to_storage() -> None:
+    seeding = seeding_for(3, storage=2)
+    last = Bitmap.of(CHUNKS, (1, 2))
+    assert seeding.suggestions(1, TAG, last, 0.0) == []
+    assert sorted(seeding.suggestions(2, TAG, last, 0.0)) == [1, 2]
+
+
+def test_a_suggestion_that_is_not_followed_goes_to_another_one() -> None:
+    seeding = seeding_for(2)
+    two = Bitmap.of(CHUNKS, (1, 2, 3))
+    ignored = seeding.suggestions(1, TAG, two, 0.0)
+    (left,) = set(two) - set(ignored)
+    seeding.asked(1, TAG, left, PATIENCE_SECONDS + 0.1)
+    assert sorted(seeding.suggestions(2, TAG, two, PATIENCE_SECONDS + 0.1)) == sorted(ignored)
+
+
+def test_who_leaves_within_a_chunk_leaves_it_to_others() -> None:
+    seeding = seeding_for(3)
+    seeding.asked(1, TAG, 5, 0.0)
+    seeding.sent(TAG, 5, MIB // 2, LAYOUT)
+    seeding.drop(1)
+    assert not seeding.asked(2, TAG, 5, 0.0)
+
+
+def test_nothing_is_remembered_of_a_tag_that_nobody_fetches() -> None:
+    seeding = seeding_for(2)
+    seeding.asked(1, TAG, 5, 0.0)
+    seeding.leave(1, TAG)
+    seeding.leave(2, TAG)
+    assert not seeding._tags
+
+
+# --- the uplink ---
+
+
+def full_uplink() -> Uplink:
+    """Return one whose line is known to be full: a megabyte a second for long."""
+    uplink = Uplink(0.0, None, None)
+    for tenth in range(100):
+        uplink.flowed(100_000, tenth / 10)
+    return uplink
+
+
+def test_what_leaves_again_waits_for_what_leaves_first() -> None:
+    uplink = full_uplink()
+    now = 9.9
+    uplink.add(1, Wanted(TAG, 1, 0, 64 * KIB), Purpose.OWN, again=True)
+    uplink.add(2, Wanted(TAG, 2, 0, 64 * KIB), Purpose.OWN)
+    grant = uplink.next_grant(now)
+    assert grant is not None and grant.link == 2
+    assert uplink.next_grant(now) is None
+    assert 0 < uplink.wait_seconds(now) < 1
+
+
+def test_what_leaves_again_leaves_when_nothing_left_first_for_a_while() -> None:
+    uplink = full_uplink()
+    uplink.add(2, Wanted(TAG, 2, 0, 64 * KIB), Purpose.OWN)
+    assert uplink.next_grant(9.9) is not None
+    uplink.add(1, Wanted(TAG, 1, 0, 64 * KIB), Purpose.OWN, again=True)
+    grant = uplink.next_grant(9.9 + FIRST_SECONDS)
+    assert grant is not None and grant.link == 1
+
+
+def test_a_slow_first_reader_does_not_hold_up_the_others() -> None:
+    uplink = full_uplink()
+    for number in range(4):
+        uplink.add(2, Wanted(TAG, 2, number * 64 * KIB, 64 * KIB), Purpose.OWN)
+    uplink.add(1, Wanted(TAG, 1, 0, 64 * KIB), Purpose.OWN, again=True)
+    granted = [uplink.next_grant(12.0 + second / 10) for second in range(4)]
+    assert [grant.link for grant in granted if grant is not None] == [2, 2, 1]
+
+
+def test_own_first_and_again_go_before_help() -> None:
+    uplink = Uplink(0.0, None, None)
+    uplink.flowed(1, 0.0)
+    uplink.add(1, Wanted(TAG, 1, 0, KIB), Purpose.HELP)
+    uplink.add(2, Wanted(TAG, 2, 0, KIB), Purpose.OWN, again=True)
+    uplink.add(3, Wanted(TAG, 3, 0, KIB), Purpose.OWN)
+    order = []
+    now = 0.0
+    while len(order) < 3:
+        grant = uplink.next_grant(now)
+        if grant is None:
+            now += uplink.wait_seconds(now)
+        else:
+            order.append(grant.link)
+    assert order[0] == 3 and set(order) == {1, 2, 3}
+
+
+def test_the_burst_into_the_kernels_buffers_is_no_rate() -> None:
+    flow = Flow(0.0)
+    flow.left(10_000_000, 0.0)
+    for tenth in range(1, 60):
+        flow.left(100_000, tenth / 10)
+    assert flow.is_full(5.9)
+
+
+def test_a_line_that_carries_far_less_than_before_is_not_full() -> None:
+    flow = Flow(0.0)
+    for tenth in range(60):
+        flow.left(100_000, tenth / 10)
+    for tenth in range(60, 80):
+        flow.left(10_000, tenth / 10)
+    assert not flow.is_full(7.9)
