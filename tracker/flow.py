@@ -20,10 +20,10 @@ START_SECONDS = 1.0
 class Meter:
     """Bytes per second, the recent ones counting most."""
 
-    __slots__ = ("_at", "_level", "_started")
+    __slots__ = ("_at", "_level", "started")
 
-    def __init__(self, now: float) -> None:
-        self._started = self._at = now
+    def __init__(self, started: float) -> None:
+        self.started = self._at = started
         self._level = 0.0
 
     def add(self, now: float, count: int) -> None:
@@ -34,13 +34,8 @@ class Meter:
     def rate(self, now: float) -> float:
         """Return bytes per second."""
         # At first there is less than a whole memory to look back on.
-        seconds = max(START_SECONDS, now - self._started)
+        seconds = max(START_SECONDS, now - self.started)
         return self._decayed(now) / -math.expm1(-seconds / MEMORY_SECONDS)
-
-    @property
-    def last_at(self) -> float:
-        """When something last came."""
-        return self._at
 
     def _decayed(self, now: float) -> float:
         return self._level * math.exp(-max(0.0, now - self._at) / MEMORY_SECONDS)

@@ -32,13 +32,14 @@ Key = tuple[Tag, NodeId]  # a job: its tag and its storage node
 class Event:
     """Something that happened. ``what`` is one of EVENT_WORDS; ``at`` is wall clock, seconds since 1970.
 
-    ``node``: who is meant, if anybody; ``reason`` is text of others.
+    ``node``: who is meant, if anybody; ``file``: what the upload is called; it and ``reason`` are text of others.
     """
 
     at: int
     what: str
     node: NodeId | None = None
     tag: str | None = None
+    file: str = ""
     reason: str = ""
 
 
@@ -70,6 +71,7 @@ class ChunkMap:
 
 @dataclass(slots=True)
 class _Track:
+    name: str
     pushed: dict[NodeId, int]  # in the order in which they came
     state: JobState
     safe: bool
@@ -103,9 +105,9 @@ class Journal:
             if len(self._open) >= JOBS_MAX:
                 return
             self._ended.pop(key, None)
-            track = self._open[key] = _Track(told, JobState.OPEN, update.safe, Meter(now))
+            track = self._open[key] = _Track(update.name, told, JobState.OPEN, update.safe, Meter(now))
             if update.state in OPEN_STATES:
-                self._note(wall, "seen" if told else "opened", update.tag)
+                self._note(track, wall, "seen" if told else "opened", update.tag)
         self._count(track, told, update.tag, now, wall)
         self._note_change(track, update, wall)
         if update.state not in OPEN_STATES:
@@ -130,7 +132,7 @@ class Journal:
         track = self._open.get((tag, storage))
         if track is not None and node not in track.ordered and len(track.ordered) < METERS_MAX:
             track.ordered.add(node)
-            self._note(wall, "ordered", tag, node)
+            self._note(track, wall, "ordered", tag, node)
 
     def node(self, what: str, node: NodeId, wall: float, reason: str = "") -> None:
         """A node connected, left, or was shut out."""
@@ -198,7 +200,7 @@ class Journal:
     def _count(self, track: _Track, told: dict[NodeId, int], tag: Tag, now: float, wall: float) -> None:
         for node, count in told.items():
             if node not in track.pushed:
-                self._note(wall, "pushes", tag, node)
+                self._note(track, wall, "pushes", tag, node)
             gained = count - track.pushed.get(node, 0)
             track.pushed[node] = count
             if gained <= 0:
@@ -207,11 +209,12 @@ class Journal:
             self._hour.add(now, gained)
             self._meter.add(now, gained)
             track.meter.add(now, gained)
-            track.meters.setdefault(node, Meter(now)).add(now, gained)
+            # Meters that begin together add up: the shares of a job are its rate.
+            track.meters.setdefault(node, Meter(track.meter.started)).add(now, gained)
             self._node_meter(node, now).add(now, gained)
 
     def _node_meter(self, node: NodeId, now: float) -> Meter:
-        meter = self._nodes.setdefault(node, Meter(now))
+        meter = self._nodes.setdefault(node, Meter(self._meter.started))
         self._nodes.move_to_end(node)
         if len(self._nodes) > METERS_MAX:
             self._nodes.popitem(last=False)
@@ -219,11 +222,13 @@ class Journal:
 
     def _note_change(self, track: _Track, update: JobUpdate, wall: float) -> None:
         if update.state in OPEN_STATES and update.safe != track.safe:
-            self._note(wall, "safe" if update.safe else "unsafe", update.tag)
+            self._note(track, wall, "safe" if update.safe else "unsafe", update.tag)
         if update.state is not track.state:
             word = "reopened" if update.state is JobState.OPEN else update.state.value
-            self._note(wall, word, update.tag, reason=update.reason)
+            self._note(track, wall, word, update.tag, reason=update.reason)
         track.state, track.safe = update.state, update.safe
 
-    def _note(self, wall: float, what: str, tag: Tag, node: NodeId | None = None, reason: str = "") -> None:
-        self._job_events.append(Event(at=int(wall), what=what, node=node, tag=str(tag), reason=reason))
+    def _note(
+        self, track: _Track, wall: float, what: str, tag: Tag, node: NodeId | None = None, reason: str = ""
+    ) -> None:
+        self._job_events.append(Event(at=int(wall), what=what, node=node, tag=str(tag), file=track.name, reason=reason))

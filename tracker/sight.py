@@ -274,6 +274,7 @@ class Sight:
                 node=event.node,
                 name=names.get(event.node, "") if event.node is not None else "",
                 tag=event.tag,
+                file=event.file,
                 reason=event.reason,
             )
             for event in events

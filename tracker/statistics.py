@@ -113,7 +113,7 @@ class JobStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventStatistics:
-    """Something that happened. ``what`` is a word, ``words`` says it for people."""
+    """Something that happened. ``what`` is a word, ``words`` are for people; ``name``: the node; ``file``: upload."""
 
     at: int
     what: str
@@ -121,6 +121,7 @@ class EventStatistics:
     node: str | None
     name: str
     tag: str | None
+    file: str
     reason: str
 
 

@@ -44,7 +44,7 @@ def event_of(name: str, change: Change) -> bytes:
 
 
 class Channel:
-    """One view, for all who look at it. ``version`` counts pictures, from 1."""
+    """One view, for all who look at it. ``version`` counts pictures that look different, from 1."""
 
     def __init__(self) -> None:
         self.version = 0
@@ -53,13 +53,16 @@ class Channel:
         self.gone = False  # it ended because there is no such thing (any more)
         self.changed = trio.Event()
         self._picture: Picture | None = None
-        self._change: bytes | None = None  # from the picture before; None: they look the same
+        self._change: bytes | None = None  # from the picture before
         self._whole: bytes | None = None
 
     def show(self, picture: Picture) -> None:
         """This is how it looks now."""
-        change = None if self._picture is None else difference(self._picture, picture)
-        self._change = None if change is None or change.empty else event_of("change", change)
+        if self._picture is not None:
+            change = difference(self._picture, picture)
+            if change.empty:
+                return
+            self._change = event_of("change", change)
         self._picture, self._whole = picture, None
         self.version += 1
         self._tell()

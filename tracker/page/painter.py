@@ -182,7 +182,7 @@ class Painter:
                 "held": tuple(self._piece(f"held-{one.tag}", parts.held_row, one) for one in shown.held)
                 or (self._piece("held-none", parts.none_row, "It holds nothing.", 4),),
                 "held-more": self._more("held-rest", node.tags - len(shown.held), "", ""),
-                "events": self._events(shown.events),
+                "events": self._events(shown.events, of_node=True),
             },
         )
 
@@ -217,12 +217,12 @@ class Painter:
             pieces.append(self._piece("holders-more", self._parts.none_row, f"and {count - len(pieces)} more", 3))
         return tuple(pieces) or (self._piece("holders-none", self._parts.none_row, "Nobody holds any of it.", 3),)
 
-    def _events(self, events: Iterable[s.EventStatistics]) -> Pieces:
+    def _events(self, events: Iterable[s.EventStatistics], *, of_node: bool = False) -> Pieces:
         pieces: dict[str, tuple[str, str]] = {}
         for event in events:
             # The same thing may happen twice in a second; then it is shown once.
             piece = f"event-{event.at}-{event.what}-{event.node or ''}-{event.tag or ''}"
-            pieces[piece] = self._piece(piece, self._parts.event_row, event)
+            pieces[piece] = self._piece(piece, self._parts.event_row, event, of_node)
         return tuple(pieces.values()) or (self._piece("events-none", self._parts.none_item, "Nothing happened yet."),)
 
 

@@ -54,6 +54,11 @@ class Page:
         routes = [*self._views(), *api.routes_of(sight, metadata.version("upswarm")), *self._probes(), *static]
         self.app: ASGIApp = Guard(Starlette(routes=routes, exception_handlers={404: self._nothing}), hosts)
 
+    @property
+    def readers(self) -> int:
+        """How many live pages are open."""
+        return self._live.readers
+
     # --- pages ---
 
     def _views(self) -> list[Route]:
@@ -104,7 +109,7 @@ class Page:
         ]
 
     async def _metrics(self, _request: Request) -> Response:
-        return Response(metrics_of(await self._sight.overview(), self._live.readers), media_type=CONTENT_TYPE)
+        return Response(metrics_of(await self._sight.overview(), self.readers), media_type=CONTENT_TYPE)
 
     async def _healthy(self, _request: Request) -> Response:
         # That this is answered at all is the news: the one loop that does everything goes round.

@@ -2,7 +2,8 @@
 // has escaped, each with an id, and values that are drawn here. Without this script the page reloads itself (noscript).
 "use strict";
 
-const RINGS = 3600; // seconds of the graph
+const HOUR_SECONDS = 3600;
+const YOUNG_SECONDS = 120;
 const values = { graph: {}, cells: {}, names: {}, map: {} };
 const pieces = window.trustedTypes
   ? window.trustedTypes.createPolicy("upswarm", { createHTML: (html) => html })
@@ -87,16 +88,17 @@ function options(root) {
   return {
     width: root.clientWidth,
     height: root.clientHeight,
+    padding: [10, 28, 0, 4],
     legend: { show: false },
     cursor: { y: false, drag: { setScale: false }, points: { size: 7 } },
     scales: {
-      // Always a whole hour: how long ago something was is read from where it stands.
-      x: { range: (_, __, newest) => { const end = newest ?? Date.now() / 1000; return [end - RINGS, end]; } },
+      // A tracker that has just started has no hour to show.
+      x: { range: (_, oldest, newest) => { const end = newest ?? Date.now() / 1000; return [Math.max(end - HOUR_SECONDS, Math.min(oldest ?? end, end - YOUNG_SECONDS)), end]; } },
       y: { range: (_, __, most) => [0, Math.max(most ?? 0, 64 * 1024) * 1.1] },
     },
     series: [{}, { stroke: colour("--accent"), fill: colour("--accent-soft"), width: 2, points: { show: false } }],
     axes: [
-      { ...axis, values: (_, splits) => splits.map((at) => new Date(at * 1000).toLocaleTimeString([], { timeStyle: "short" })) },
+      { ...axis, size: 30, space: 80, values: (_, splits) => splits.map((at) => new Date(at * 1000).toLocaleTimeString([], { timeStyle: splits[1] - splits[0] < 60 ? "medium" : "short" })) },
       { ...axis, size: 76, values: (_, splits) => splits.map((rate) => (rate ? `${size(rate)}/s` : "0")), incrs: [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].flatMap((step) => [step * 1024]).concat([1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map((step) => step * 2 ** 20), [1, 2, 4, 8, 16].map((step) => step * 2 ** 30)) },
     ],
   };
@@ -137,17 +139,17 @@ function drawCells(changed) {
     element.className = cell;
     element.classList.toggle("looked", looked);
   }
-  sayCell();
+  sayCell(document.activeElement?.id === "cell");
 }
 
-function sayCell() {
+function sayCell(looking) {
   const root = document.getElementById("cells");
   const slider = document.getElementById("cell");
   const { chunks, per_cell: perCell } = values.map;
   if (!root || !slider || !chunks) return;
   const place = Number(slider.value);
   root.querySelector(".looked")?.classList.remove("looked");
-  root.children[place]?.classList.add("looked");
+  if (looking) root.children[place]?.classList.add("looked");
   const classes = (values.cells[place] ?? "m").split(" ");
   const states = { s: "stored", w: "on its way", m: "missing", p1: "stored in part", p2: "stored in part", p3: "stored in part" };
   const sender = classes.find((word) => word.startsWith("o"));
@@ -164,12 +166,14 @@ function watchCells() {
   const slider = document.getElementById("cell");
   if (!root || !slider) return;
   document.getElementById("look").hidden = false;
-  slider.addEventListener("input", sayCell);
+  slider.addEventListener("input", () => sayCell(true));
+  slider.addEventListener("blur", () => sayCell(false));
+  root.addEventListener("pointerleave", () => sayCell(document.activeElement === slider));
   root.addEventListener("pointermove", (event) => {
     const place = [...root.children].indexOf(event.target);
     if (place >= 0) {
       slider.value = place;
-      sayCell();
+      sayCell(true);
     }
   });
 }
