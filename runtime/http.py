@@ -68,13 +68,14 @@ class _BoundConfig(Config):
 
 
 class HttpServer:
-    """Listens on ``address`` (port 0: any free one) from the moment it is made.
+    """Listens on ``address`` (port 0: any free one) from the moment it is made. ``stall_milliseconds``: who takes
+    nothing for so long is cut off, and so long may it take to stop.
 
     Raises:
         ConfigError: the address cannot be used.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, stall_milliseconds: int = STALL_MILLISECONDS_MAX) -> None:
         host, port = parse_address(address)
         family = stdlib_socket.AF_INET6 if ":" in host else stdlib_socket.AF_INET
         try:
@@ -84,7 +85,7 @@ class HttpServer:
         self._socket.setblocking(False)
         if hasattr(stdlib_socket, "TCP_USER_TIMEOUT"):
             # Accepted connections inherit it.
-            self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, STALL_MILLISECONDS_MAX)
+            self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, stall_milliseconds)
         host, port = self._socket.getsockname()[:2]
         self.address = format_address(host, port)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
@@ -38,6 +38,7 @@ from storage.backends.base import Backend
 from storage.backends.choice import OpenWeb, chosen_backend
 from storage.config import StorageConfig
 from storage.desk import Desk
+from storage.door import Door, door_token
 from storage.holdings import StorageHoldings
 from storage.intake import Intake
 from storage.ledger import Ledger
@@ -54,9 +55,14 @@ from storage.statistics import (
 )
 from storage.sweeper import Sweeper
 
+if TYPE_CHECKING:
+    from runtime.http import HttpServer
+
 log = structlog.get_logger()
 
 ROOM_SECONDS_BETWEEN_LOOKS = 5.0
+# A player that was paused may take nothing for a while; but a program must be able to stop.
+HTTP_STALL_MILLISECONDS_MAX = 20_000
 # What changes while we run (SIGHUP); everything else was built upon.
 RELOADED = ("up_bytes_per_second", "log_level")
 
@@ -75,6 +81,8 @@ class StorageNode:
         discovery: Discovery | None,
     ) -> None:
         self.config = config
+        self._ledger = ledger
+        self._backend = backend
         self.shelf = Shelf(InventoryBook(runtime.random.getrandbits(53)))
         self.room = Room(runtime, backend, spool, config.reserve_bytes)
         self.holdings = StorageHoldings(self.shelf, ledger, backend)
@@ -155,6 +163,10 @@ class StorageNode:
             listener.close()
             with trio.CancelScope(shield=True):
                 await self.holdings.aclose()
+
+    def door(self, token: str) -> Door:
+        """Return what reads stored files by HTTP for whoever has ``token``."""
+        return Door(self.shelf, self._ledger, self._backend, token)
 
     async def serve(self, link: Link) -> None:
         """Deal with one link until it ends."""
@@ -295,27 +307,41 @@ def _lock(runtime: Runtime, folder: Path) -> File:
 async def serve(config: StorageConfig, runtime: Runtime, life: Life[StorageConfig]) -> None:
     """Run a storage node until cancelled."""
     discovery = ZeroconfDiscovery() if config.mdns else None
-    async with (
-        opened(config, runtime, discovery, _open_web(config)) as (node, recovered),
-        trio.open_nursery() as parts,
-    ):
-        await parts.start(node.run, recovered)
-        life.ready(
-            {
+    server = _http_server(config)
+    try:
+        async with (
+            opened(config, runtime, discovery, _open_web(config)) as (node, recovered),
+            trio.open_nursery() as parts,
+        ):
+            await parts.start(node.run, recovered)
+            line = {
                 "ready": "storage",
                 "listen": node.listen,
                 "node": node.node,
                 "data": str(config.data_folder),
-            },
-            node.reconfigure,
-        )
+            }
+            if server is not None:
+                await parts.start(server.run, node.door(await door_token(runtime, config.http_token_file)))
+                line["http"] = server.address
+            life.ready(line, node.reconfigure)
+    finally:
+        if server is not None:
+            server.close()
+
+
+def _http_server(config: StorageConfig) -> HttpServer | None:
+    if config.http is None:
+        return None
+    # Here, because it takes a fifth of a second, and most storage nodes never need it.
+    from runtime.http import HttpServer
+
+    return HttpServer(config.http, stall_milliseconds=HTTP_STALL_MILLISECONDS_MAX)
 
 
 def _open_web(config: StorageConfig) -> OpenWeb | None:
     if config.backend != "s3":
         return None
-    # Here, because it takes a fifth of a second, and most storage nodes never need it.
-    from runtime.web import open_web
+    from runtime.web import open_web  # here, for the same reason
 
     return open_web
 

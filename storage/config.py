@@ -63,7 +63,16 @@ class StorageConfig:
     # checksum: believe the SHA-256 that the store shows. read: some stores show what they were told; read it all back.
     s3_verify: Literal["checksum", "read"] = "checksum"
 
+    # Where what is stored can be read by HTTP; None: nowhere.
+    http: str | None = None
+    http_token: Path | None = None  # a file (0600); None: "http-token" below the program's state, made when needed
+
     def __post_init__(self) -> None:
+        if self.http is not None:
+            try:
+                parse_address(self.http)
+            except ValueError as error:
+                raise ConfigError(f"[storage] http: {error}") from error
         for address in (self.listen, *self.advertise):
             try:
                 parse_address(address)
@@ -101,6 +110,11 @@ class StorageConfig:
                 "[storage] s3_credentials: name a file with the keys (0600), or set UPSWARM_STORAGE_S3_ACCESS_KEY and"
                 " UPSWARM_STORAGE_S3_SECRET_KEY in the environment"
             )
+
+    @property
+    def http_token_file(self) -> Path:
+        """Where the token of the HTTP door is."""
+        return self.http_token if self.http_token is not None else self.places.state / "http-token"
 
     @property
     def data_folder(self) -> Path:

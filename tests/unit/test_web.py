@@ -132,12 +132,6 @@ async def test_whatever_breaks_is_the_nets_fault(server: Server) -> None:
         await asked(server, bytes_max=10, seconds_max=1)
 
 
-async def test_a_body_that_is_shorter_than_it_said_is_not_sent_as_whole() -> None:
-    server = Server(OK + b"content-length: 0\r\n\r\n")
-    with pytest.raises(LinkLost):
-        await asked(server, Body(b"short", size_bytes=10), method="PUT")
-
-
 async def test_what_a_body_raises_passes_through() -> None:
     class Rotten(Body):
         async def _run(self) -> AsyncIterator[bytes]:
