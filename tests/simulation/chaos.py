@@ -119,8 +119,9 @@ async def chaos(world: World, schedule: Schedule) -> None:
         await world.heal()
         await events.let_go()
         await world.settled(SETTLE_SECONDS)
-        while events.unfinished:
-            await trio.sleep(0.5)
+        with trio.fail_after(SETTLE_SECONDS):
+            while events.unfinished:
+                await trio.sleep(0.5)
         with trio.move_on_after(REST_SECONDS_MAX):
             while not world.checks.index_is_right():
                 await trio.sleep(1)
@@ -145,23 +146,23 @@ class Events:
 
     async def supervise(self, host: SimHost) -> None:
         """What systemd does: a program that ended by itself is started again a moment later."""
-        world = self._world
-        while world.chaos:
+        while True:
             await host.wait_ended()
             await trio.sleep(2)
-            if world.chaos and host.joined and not host.running:
-                await world.start(host)
+            if host.joined:
+                await self._world.start(host)
 
     async def let_go(self) -> None:
         """Users take back whatever holds their transfers up."""
         for host in self._world.daemons():
-            while host.joined:
-                try:
-                    await host.call("resume")
-                    await host.call("limit", up="off", down="off", help="off")
-                    break
-                except Down:
-                    await trio.sleep(0.5)  # it is just starting
+            with trio.fail_after(SETTLE_SECONDS):
+                while host.joined:
+                    try:
+                        await host.call("resume")
+                        await host.call("limit", up="off", down="off", help="off")
+                        break
+                    except Down:
+                        await trio.sleep(0.5)  # it is just starting
 
     # --- deeds ---
 

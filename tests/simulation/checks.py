@@ -25,6 +25,8 @@ from simulation.hosts import SimHost, StorageHost
 from simulation.network import SimStream
 
 from exchange.engine import RECEIVING_BYTES_MAX, SENDING_BYTES_MAX
+from exchange.strikes import STRIKE_SECONDS, STRIKES_MAX
+from exchange.swarm import Swarm
 from protocol import messages as m
 from protocol.ids import NodeId, Tag
 from protocol.limits import ORDER_SECONDS_MAX, REQUESTS_PER_LINK_MAX
@@ -60,12 +62,13 @@ class Checks:
         self._world = world
         self._right: dict[Inode, int] = {}  # objects that were looked at -> their version then
         self._looked: dict[str, tuple[int, int]] = {}
+        self._lone_wrong: dict[tuple[int, NodeId], list[float]] = {}  # by engine: wrong chunks that one node alone made
         self._requests: dict[tuple[str, int], dict[tuple[Tag, int, int], float]] = {}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """See every message and every block that is sent while the block lasts."""
-        post, send_block = Link.post, Link.send_block
+        post, send_block, wrong = Link.post, Link.send_block, Swarm._wrong
         checks = self
 
         def watched(link: Link, message: m.Message) -> None:
@@ -77,11 +80,20 @@ class Checks:
             checks._block_leaves(link)
             await send_block(link, block, data)
 
+        def watched_wrong(swarm: Swarm, chunk: int) -> None:
+            makers = list(swarm._assembly.senders(chunk))
+            if len(makers) == 1:
+                times = checks._lone_wrong.setdefault((id(swarm._engine), makers[0]), [])
+                times.append(checks._world.timeline.now)
+            wrong(swarm, chunk)
+
         Link.post, Link.send_block = watched, watched_block  # type: ignore[method-assign]
+        Swarm._wrong = watched_wrong  # type: ignore[method-assign]
         try:
             yield
         finally:
             Link.post, Link.send_block = post, send_block  # type: ignore[method-assign]
+            Swarm._wrong = wrong  # type: ignore[method-assign]
 
     # --- what is said ---
 
@@ -92,6 +104,10 @@ class Checks:
             world.note("to", link.peer.node[:6], type(message).__name__)
         if link._control_bytes > CONTROL_BYTES_MAX:
             raise Violation(f"{link._control_bytes} bytes of messages wait on one link")
+        if isinstance(message, m.Request):
+            self._requested(link)
+        elif isinstance(message, m.JobClosed) and message.proven:
+            self._proven(link)
         if isinstance(message, m.Stored):
             self._acknowledged(link, message)
         elif isinstance(message, m.JobClosed | m.JobUpdate) and message.state is m.JobState.STORED:
@@ -100,6 +116,20 @@ class Checks:
             for holding in message.held:
                 if not holding.bitmap and isinstance(self._host_of(link), StorageHost):
                     self._said_stored(link, holding.tag)  # b"" is not a full bitmap: "all of it, for good"
+
+    def _requested(self, link: Link) -> None:
+        """Nobody asks one whose wrong chunks were enough."""
+        program = self._host_of(link).program
+        times = self._lone_wrong.get((id(getattr(program, "engine", None)), link.peer.node), [])
+        now = self._world.timeline.now
+        if sum(now - at < STRIKE_SECONDS for at in times) >= STRIKES_MAX and times[-1] < now:
+            raise Violation(f"{link.peer.node[:6]} made {len(times)} wrong chunks alone, and is still asked")
+
+    def _proven(self, link: Link) -> None:
+        """Who has nothing but lies has proven nothing."""
+        there = _stream_of(link).other
+        if any(getattr(host, "lies", False) and host.port is there for host in self._world.hosts.values()):
+            raise Violation(f"{self._host_of(link).name} believes a liar that it has the file")
 
     def _block_leaves(self, link: Link) -> None:
         """Who gets it is whom the link's certificate names."""
@@ -182,10 +212,13 @@ class Checks:
                 raise Violation(f"{tag} was stored and is not any more")
 
     def got(self, host: SimHost, tag: Tag, path: str) -> None:
-        """A get said that it is done."""
+        """A get said that it is done: right, and there also after a power cut."""
         inode = host.platter.names.get(Path(path))
         if inode is None or inode.data != self.known[tag]:
             raise Violation(f"{host.name} got {tag}, and it is not what was put")
+        kept = host.platter.durable_names.get(Path(path))
+        if kept is not inode or inode.durable != self.known[tag]:
+            raise Violation(f"{host.name} got {tag}, and a power cut would take it")
 
     # --- what is still to come ---
 

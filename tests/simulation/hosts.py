@@ -27,7 +27,6 @@ from simulation.vfs import DiskVfs
 import daemon.app
 import storage.app
 import tracker.app
-from daemon.commands import methods_of
 from daemon.config import DaemonConfig
 from protocol.errors import StorageError
 from protocol.ids import NodeId, node_id_of_key
@@ -87,6 +86,7 @@ class SimHost:
         self.methods: Mapping[str, Any] | None = None
         self.program: Any = None  # the Daemon, StorageNode or Tracker that runs
         self.running = False
+        self.starting = False
         self.lives = 0
         self.ended_by: BaseException | None = None
         self._network = network
@@ -143,7 +143,7 @@ class SimHost:
         """One life: until a crash, a clean stop, or a program that ends itself because its disk failed."""
         assert not self.running
         self.lives += 1
-        self.running = True
+        self.running, self.starting = True, False
         self.ended_by = None
         self._ended = trio.Event()
         self._network.host_up(self.port.address)
@@ -290,7 +290,20 @@ class StorageHost(SimHost):
 
 class DaemonHost(SimHost):
     lend = False
+    lies = False
     up_bytes_per_second: float | None = None
+
+    @staticmethod
+    def garble(node: Any) -> None:
+        """Make ``node`` read something else than it holds."""
+        read_block = node.library.read_block
+
+        async def read_garbage(tag: Any, chunk: int, offset: int, target: memoryview) -> None:
+            await read_block(tag, chunk, offset, target)
+            for position in range(0, len(target), 4096):
+                target[position] ^= 0xFF
+
+        node.library.read_block = read_garbage
 
     @asynccontextmanager
     async def _program(self, runtime: Runtime) -> AsyncIterator[Any]:
@@ -303,8 +316,9 @@ class DaemonHost(SimHost):
             up_bytes_per_second=self.up_bytes_per_second,
         )
         async with daemon.app.opened(config, runtime) as node, trio.open_nursery() as nursery:
+            if self.lies:
+                self.garble(node)
             await nursery.start(node.run)
-            assert methods_of is not None
             yield node
             nursery.cancel_scope.cancel()
 

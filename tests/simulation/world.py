@@ -118,9 +118,19 @@ class World:
         return host
 
     async def start(self, host: SimHost) -> bool:
-        """Begin a life of ``host``; False: its program ended at once, by a broken disk."""
+        """Begin a life of ``host``, if it has none; False: its program ended at once, by a broken disk."""
+        if host.running or host.starting:
+            return True
         self.note("start", host.name)
+        host.starting = True
         return await self._nursery.start(host.live)
+
+    async def make_liar(self, host: SimHost) -> None:
+        """From now on ``host`` knows the right digests and sends wrong bytes."""
+        assert isinstance(host, DaemonHost)
+        host.lies = True
+        if host.program is not None:
+            host.garble(host.program)
 
     @property
     def tracker(self) -> TrackerHost:

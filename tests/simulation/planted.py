@@ -1,0 +1,421 @@
+"""Bugs, planted one at a time, and the worlds in which they must be found: that measures the simulation itself.
+
+Each is a patch of production code that lasts as long as its context manager; none is in production code. ``hunt`` runs
+one world and raises when something is wrong there. What each costs, in seeds, is in docs/testing.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+from simulation import stories
+from simulation.chaos import CHAOS_SECONDS, Deed, Fault, Schedule, run_chaos
+from simulation.disk import SimDisk
+from simulation.world import Shape
+
+import daemon.orders
+import daemon.puts
+import exchange.picker
+import exchange.spool
+import exchange.strikes
+import runtime.database
+import runtime.identity
+import runtime.inventory
+import runtime.links
+import runtime.tls
+import storage.backends.directory
+import storage.durability
+import storage.intake
+import storage.possession
+import storage.recovery
+import storage.reports
+import tracker.index.memory
+from protocol.errors import NotTrusted
+from protocol.ids import NodeId, Role
+from storage.jobs import Job
+from storage.ledger import KeptJob, Ledger
+
+Patch = Callable[[], contextlib.AbstractContextManager[None]]
+Hunt = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One bug. ``seeds_max``: in so many worlds it must have been found."""
+
+    name: str
+    patch: Patch
+    hunt: Hunt
+    seeds_max: int = 200
+
+
+@contextlib.contextmanager
+def patched(place: Any, name: str, new: Any) -> Iterator[None]:
+    """Let ``place.name`` be ``new`` while the block lasts."""
+    old = place.__dict__[name]
+    setattr(place, name, new)
+    try:
+        yield
+    finally:
+        setattr(place, name, old)
+
+
+# --- worlds ---
+
+STORAGE = 2  # of ("peer1", "peer2", "storage1", "tracker")
+
+
+def storage_dies(seed: int) -> object:
+    """Power cuts and kills of the storage node while two daemons put large files."""
+    rng = random.Random(f"{seed}/storage dies")
+    faults = tuple(
+        Fault(
+            round(rng.uniform(1, CHAOS_SECONDS), 3),
+            rng.choice(("power", "power-at", "power-at", "kill")),
+            STORAGE,
+            rng.uniform(0.1, 6),
+        )
+        for _ in range(8)
+    )
+    deeds = tuple(
+        Deed(round(rng.uniform(0, CHAOS_SECONDS * 0.7), 3), "put", number, content)
+        for number, content in enumerate(rng.sample(range(7), 5))
+    )
+    return run_chaos(seed, Schedule(Shape(2, 1), faults, deeds, (1e6,)))
+
+
+def spools_rot(seed: int) -> object:
+    """Bits flip in spool files while two daemons put large files over slow lines."""
+    rng = random.Random(f"{seed}/spools rot")
+    faults = tuple(Fault(round(2 + number * 0.7, 3), "rot", STORAGE, 1) for number in range(30))
+    deeds = tuple(Deed(round(rng.uniform(0, 10), 3), "put", number, content) for number, content in enumerate((6, 5)))
+    return run_chaos(seed, Schedule(Shape(2, 1), faults, deeds, (4e5,)))
+
+
+def told(story: Any, shape: Shape) -> Hunt:
+    """Return the hunt that tells ``story``."""
+    return lambda seed: stories.tell(story, shape, seed=seed)
+
+
+PLAIN = told(stories.plain_put, Shape(3, 1))
+LIARS = told(stories.liars, Shape(7, 1))
+THIEF = told(stories.claims_without_bytes, Shape(2, 1))
+LEAVING = told(stories.uploader_leaves, Shape(4, 1))
+REVOKED = told(stories.revoked_amid, Shape(3, 1))
+RESTARTS = told(stories.memory_after_restarts, Shape(2, 1))
+IMPOSTOR = told(stories.impostor_answers, Shape(2, 1))
+
+
+# --- durability ---
+
+
+@contextlib.contextmanager
+def acknowledge_before_fsync() -> Iterator[None]:
+    async def no_sync(*_: Any) -> None:
+        return
+
+    with patched(storage.durability.Durability, "_sync", no_sync):
+        yield
+
+
+@contextlib.contextmanager
+def without_sync_folder(wanted: Callable[[Path], bool]) -> Iterator[None]:
+    sync_folder = SimDisk.sync_folder
+
+    def sync_some(disk: SimDisk, path: Path) -> None:
+        if not wanted(path):
+            sync_folder(disk, path)
+
+    with patched(SimDisk, "sync_folder", sync_some):
+        yield
+
+
+def no_fsync_of_the_spool_folder() -> contextlib.AbstractContextManager[None]:
+    return without_sync_folder(lambda path: path.name == "spool")
+
+
+def no_fsync_of_the_objects_folder() -> contextlib.AbstractContextManager[None]:
+    backend = storage.backends.directory.DirectoryBackend
+    store = backend._store
+
+    def store_carelessly(self: Any, *args: Any) -> None:
+        with without_sync_folder(lambda path: True):
+            store(self, *args)
+
+    return patched(backend, "_store", store_carelessly)
+
+
+@contextlib.contextmanager
+def ledger_with_synchronous_normal() -> Iterator[None]:
+    connect = apsw.Connection
+
+    class Careless(connect):  # type: ignore[misc, valid-type]
+        def execute(self, statement: str, *args: Any, **settings: Any) -> Any:
+            return super().execute(statement.replace("synchronous=FULL", "synchronous=NORMAL"), *args, **settings)
+
+    with patched(runtime.database.apsw, "Connection", Careless):
+        yield
+
+
+@contextlib.contextmanager
+def stored_before_the_object_is_in_place() -> Iterator[None]:
+    intake = storage.intake.Intake
+    hand_over = intake._hand_over
+
+    async def hasty(self: Any, entry: Any) -> None:
+        state, entry.job.state = entry.job.state, storage.intake.JobState.STORED
+        self._reporter.closed(entry, frozenset(node for node, _ in entry.job.grants()))
+        entry.job.state = state
+        await hand_over(self, entry)
+
+    with patched(intake, "_hand_over", hasty):
+        yield
+
+
+@contextlib.contextmanager
+def resume_forgets_durable_chunks() -> Iterator[None]:
+    jobs = Ledger.jobs
+
+    async def forgetful(self: Any) -> list[KeptJob]:
+        kept = await jobs(self)
+        return [KeptJob(storage.recovery._emptied(one.job), one.moved_at) for one in kept]
+
+    with patched(Ledger, "jobs", forgetful):
+        yield
+
+
+@contextlib.contextmanager
+def get_placed_without_fsync() -> Iterator[None]:
+    sync = exchange.spool.Spool.sync
+
+    async def no_sync(self: Any) -> None:
+        if "spool" in self.path.parts:
+            await sync(self)
+
+    with patched(exchange.spool.Spool, "sync", no_sync):
+        yield
+
+
+@contextlib.contextmanager
+def puts_forgotten_at_a_restart() -> Iterator[None]:
+    async def load_nothing(_self: Any) -> None:
+        return
+
+    with patched(daemon.puts.Puts, "load", load_nothing):
+        yield
+
+
+# --- integrity ---
+
+
+@contextlib.contextmanager
+def no_final_verification() -> Iterator[None]:
+    async def all_right(*_: Any) -> list[int]:
+        return []
+
+    with patched(storage.intake, "rotten_in_spool", all_right):
+        yield
+
+
+@contextlib.contextmanager
+def wrong_digests_accepted() -> Iterator[None]:
+    write_blocks = exchange.spool.Spool.write_blocks
+
+    def gullible(self: Any, writes: Any) -> list[tuple[int, bool]]:
+        return [(chunk, True) for chunk, _ in write_blocks(self, writes)]
+
+    with patched(exchange.spool.Spool, "write_blocks", gullible):
+        yield
+
+
+@contextlib.contextmanager
+def commit_with_a_missing_chunk() -> Iterator[None]:
+    intake = storage.intake.Intake
+    acknowledged = intake._acknowledged
+
+    def hasty(self: Any, entry: Any, chunks: list[int]) -> None:
+        acknowledged(self, entry, chunks)
+        if len(entry.job.durable.missing()) <= 1:
+            entry.all_durable.set()
+
+    async def fill(self: Any, entry: Any) -> None:
+        import trio
+
+        async with trio.open_nursery() as filling:
+
+            async def run() -> None:
+                await real_fill(self, entry)
+                filling.cancel_scope.cancel()
+
+            filling.start_soon(run)
+            await entry.all_durable.wait()
+            filling.cancel_scope.cancel()
+
+    real_fill = intake._fill
+    with (
+        patched(intake, "_acknowledged", hasty),
+        patched(intake, "_fill", fill),
+        patched(Job, "begin_commit", _begin_commit_anyway),
+        no_final_verification(),
+    ):
+        yield
+
+
+def _begin_commit_anyway(job: Job) -> None:
+    job._move(storage.intake.JobState.COMMITTING)
+
+
+@contextlib.contextmanager
+def possession_proven_by_anything() -> Iterator[None]:
+    with patched(storage.possession.Challenge, "accepts", lambda self, digest, ranges_bytes: True):
+        yield
+
+
+# --- trust ---
+
+
+@contextlib.contextmanager
+def strikes_forgotten() -> Iterator[None]:
+    with patched(exchange.strikes.Strikes, "strike", lambda self, node, now: False):
+        yield
+
+
+@contextlib.contextmanager
+def revocation_ignored() -> Iterator[None]:
+    def renew(self: Any, credentials: Any) -> None:
+        self.credentials = credentials
+
+    with patched(runtime.links.Links, "renew", renew):
+        yield
+
+
+@contextlib.contextmanager
+def whoever_answers_is_trusted() -> Iterator[None]:
+    honest = runtime.identity.Credentials.judge
+
+    def judge(self: Any, certificate: bytes) -> runtime.identity.Peer:
+        try:
+            return honest(self, certificate)
+        except NotTrusted:
+            return runtime.identity.Peer(NodeId("a" * 52), Role.STORAGE, self.swarm)
+
+    with (
+        patched(runtime.identity.Credentials, "judge", judge),
+        patched(runtime.tls.Expected, "check", lambda self, peer: None),
+    ):
+        yield
+
+
+# --- bookkeeping ---
+
+
+@contextlib.contextmanager
+def blocks_assigned_twice() -> Iterator[None]:
+    picker = exchange.picker.Picker
+    ask = picker._ask
+
+    def ask_and_forget(self: Any, source: Any, chunk: int, first: int, count: int, now: float) -> Any:
+        free = self._free.get(chunk, 0)
+        pick = ask(self, source, chunk, first, count, now)
+        self._set_free(chunk, free)
+        return pick
+
+    with patched(picker, "_ask", ask_and_forget):
+        yield
+
+
+@contextlib.contextmanager
+def stored_never_told() -> Iterator[None]:
+    with patched(storage.reports.Reporter, "stored", lambda self, entry, chunks: self.moved(entry)):
+        yield
+
+
+@contextlib.contextmanager
+def stale_index_after_a_restart() -> Iterator[None]:
+    index = tracker.index.memory.MemoryIndex
+    beat = index.beat
+
+    async def content(self: Any, profile: Any, heartbeat: Any, now: float) -> bool:
+        known = profile.node in self._nodes and self._nodes[profile.node].arrivals > 1
+        wanted = await beat(self, profile, heartbeat, now)
+        return wanted and not known
+
+    with patched(index, "beat", content):
+        yield
+
+
+@contextlib.contextmanager
+def inventory_changes_off_by_one() -> Iterator[None]:
+    book = runtime.inventory.InventoryBook
+    messages = book._messages
+
+    def short(self: Any, held: Any, dropped: Any, *, full: bool) -> Any:
+        return messages(self, held if full else held[1:] if len(held) > 1 else held, dropped, full=full)
+
+    with patched(book, "_messages", short):
+        yield
+
+
+@contextlib.contextmanager
+def drops_not_told() -> Iterator[None]:
+    book = runtime.inventory.InventoryBook
+    messages = book._messages
+
+    def deaf(self: Any, held: Any, dropped: Any, *, full: bool) -> Any:
+        return messages(self, held, [], full=full)
+
+    with patched(book, "_messages", deaf):
+        yield
+
+
+@contextlib.contextmanager
+def orders_lost() -> Iterator[None]:
+    with patched(daemon.orders.Orders, "receive", lambda self, order: None):
+        yield
+
+
+@contextlib.contextmanager
+def acknowledged_chunks_off_by_one() -> Iterator[None]:
+    """The ledger is told of one chunk less than is acknowledged."""
+    honest = storage.durability._with
+
+    def short(job: Any, pending: Any) -> Any:
+        batch = honest(job, pending)
+        durable = batch.durable.copy()
+        durable.discard(max(pending))
+        return storage.durability.Acknowledgement(tag=batch.tag, durable=durable, pushed=batch.pushed)
+
+    with patched(storage.durability, "_with", short):
+        yield
+
+
+ALL = (
+    Planted("acknowledge before fsync", acknowledge_before_fsync, storage_dies),
+    Planted("no fsync of the spool folder", no_fsync_of_the_spool_folder, storage_dies),
+    Planted("no fsync of the objects folder", no_fsync_of_the_objects_folder, storage_dies),
+    Planted("ledger with synchronous=NORMAL", ledger_with_synchronous_normal, storage_dies),
+    Planted("stored said before the object is in place", stored_before_the_object_is_in_place, storage_dies),
+    Planted("resume forgets durable chunks", resume_forgets_durable_chunks, storage_dies),
+    Planted("ledger told of one chunk less", acknowledged_chunks_off_by_one, storage_dies),
+    Planted("get put into place without fsync", get_placed_without_fsync, PLAIN),
+    Planted("puts forgotten at a restart", puts_forgotten_at_a_restart, LEAVING),
+    Planted("no final verification", no_final_verification, spools_rot),
+    Planted("wrong digests accepted", wrong_digests_accepted, LIARS),
+    Planted("commit with a missing chunk", commit_with_a_missing_chunk, PLAIN),
+    Planted("possession proven by anything", possession_proven_by_anything, THIEF),
+    Planted("strikes forgotten", strikes_forgotten, LIARS),
+    Planted("revocation ignored", revocation_ignored, REVOKED),
+    Planted("whoever answers is trusted", whoever_answers_is_trusted, IMPOSTOR),
+    Planted("blocks assigned twice", blocks_assigned_twice, PLAIN),
+    Planted("Stored never told", stored_never_told, PLAIN),
+    Planted("stale index after a restart", stale_index_after_a_restart, RESTARTS),
+    Planted("inventory changes off by one", inventory_changes_off_by_one, RESTARTS),
+    Planted("drops not told", drops_not_told, RESTARTS),
+    Planted("orders lost", orders_lost, LEAVING),
+)

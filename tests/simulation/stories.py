@@ -1,0 +1,285 @@
+"""What stories are told with: a world that is watched, conditions that are waited for, and hosts that lie.
+
+A story is a coroutine function with a world; ``tell`` runs it. Stories that a planted bug must break are here too, as
+functions, so that planted.py can use them; the readable ones are tests of their own.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from simulation.chaos import SETTLE_SECONDS
+from simulation.hosts import USER, WALL_BEGIN, SimHost
+from simulation.network import SimNet, SimStream
+from simulation.world import MIB, Run, Shape, Story, World, simulate
+from support.plain_security import _receive as plain_receive
+from support.plain_security import _send as plain_send
+from support.swarm import SwarmCa
+
+from protocol.errors import LinkLost, NotTrusted
+from protocol.ids import Role, Tag
+from protocol.manifest import Manifest
+from runtime.identity import Credentials
+from runtime.tls import TlsStream
+from runtime.tls import _make_context as make_context
+
+
+def tell(story: Story, shape: Shape | None = None, *, seed: int = 0, trace: list[str] | None = None) -> Run:
+    """Run ``story`` to its end in the world of ``seed``."""
+    return simulate(seed, story, shape or Shape(), trace=trace)
+
+
+@asynccontextmanager
+async def watched(world: World, *, settle_seconds: float = SETTLE_SECONDS) -> AsyncIterator[trio.Nursery]:
+    """Boot ``world``, look at it every second while the block lasts, and require that all comes to a good end."""
+    await world.boot()
+    async with trio.open_nursery() as beside:
+        beside.start_soon(_watch, world)
+        yield beside
+        await world.heal()
+        await world.settled(settle_seconds)
+        await until(world.checks.index_is_right, 45)
+        beside.cancel_scope.cancel()
+
+
+async def _watch(world: World) -> None:
+    while True:
+        await trio.sleep(1)
+        world.checks.every_second()
+
+
+async def until(condition: Callable[[], Any], seconds: float) -> None:
+    """Wait until ``condition`` holds. Raises ``AssertionError`` when that takes longer."""
+    with trio.move_on_after(seconds):
+        while not condition():
+            await trio.sleep(0.05)
+        return
+    raise AssertionError(f"after {seconds:.0f} s still not: {getattr(condition, '__doc__', None) or condition}")
+
+
+def durable_share(world: World, tag: Tag) -> float:
+    """Return how much of ``tag`` storage has, from 0 to 1; 1 is stored."""
+    best = 0.0
+    for host in world.storages():
+        if host.program is not None:
+            durable = host.program.shelf.durable(tag)
+            if tag in host.program.shelf.stored:
+                best = 1.0
+            elif durable is not None:
+                best = max(best, len(durable) / tag.chunks * 0.999)
+    return best
+
+
+def stored(world: World, tag: Tag) -> Callable[[], bool]:
+    """Return the condition that some storage node has all of ``tag``."""
+    return lambda: any(host.program is not None and tag in host.program.shelf.stored for host in world.storages())
+
+
+def put_state(host: SimHost, tag: Tag) -> str:
+    """Return what the daemon says of its put."""
+    return next((put.state.value for put in host.program.puts.all() if put.tag == tag), "unknown")
+
+
+async def share(world: World, host: SimHost, name: str, size: int, content: int) -> Manifest:
+    """Let ``host`` share a file, so that it can help to upload it."""
+    path = world.write_file(host, name, size, content)
+    await host.call("share", paths=[str(path)])
+    return world.files[str(path)][1]
+
+
+async def begin_put(world: World, host: SimHost, size: int, content: int = 1) -> Manifest:
+    """Let ``host`` put a file; return at once."""
+    return await world.put(host, world.write_file(host, f"file{content}.bin", size, content))
+
+
+def set_uplinks(world: World, bytes_per_second: float) -> None:
+    """Give every daemon the same uplink."""
+    for host in world.daemons():
+        host.port.up_bytes_per_second = bytes_per_second
+
+
+class Impostor:
+    """Somebody at a storage node's address who is not that node: it shows ``credentials`` and takes what it is given.
+
+    ``heard`` is what came after the handshake had shown who it is.
+    """
+
+    def __init__(self, world: World, victim: SimHost, credentials: Credentials) -> None:
+        self.heard: list[bytes] = []
+        self.met = 0
+        self._world = world
+        self._victim = victim
+        self._credentials = credentials
+
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Take the victim's place in the network; it must be down."""
+        port = self._victim.port
+        port.alive = True
+        listener = await SimNet(self._world.network, port).listen(port.address, 4200)
+        try:
+            with scope:
+                async with trio.open_nursery() as visitors:
+                    while True:
+                        stream = await listener.accept()
+                        self.met += 1
+                        visitors.start_soon(self._meet, stream)
+        finally:
+            listener.close()
+            port.alive = False
+
+    async def _meet(self, stream: SimStream) -> None:
+        buffer = memoryview(bytearray(65536))
+        try:
+            with trio.move_on_after(30):
+                secure = await self._show_credentials(stream)
+                while count := await secure.receive_into(buffer):
+                    self.heard.append(bytes(buffer[:count]))
+        except (LinkLost, NotTrusted):
+            pass
+        finally:
+            stream.close()
+
+    async def _show_credentials(self, stream: SimStream) -> SimStream | TlsStream:
+        """Be the listening side of a handshake, and leave it to them to refuse."""
+        if not self._world.shape.tls:
+            await plain_receive(stream)
+            await plain_send(stream, self._credentials.certificate)
+            return stream
+        context = make_context(self._credentials, server_side=True, door=False)
+        context.verify_mode = ssl.CERT_NONE
+        tls = TlsStream(stream, context, server_side=True)
+        await tls.handshake(lambda _tls: None)
+        return tls
+
+
+# --- stories that planted bugs must not survive ---
+
+
+async def plain_put(world: World) -> None:
+    """Nothing goes wrong: two people put the same file, somebody helps, somebody gets it."""
+    async with watched(world, settle_seconds=60):
+        set_uplinks(world, 1e6)
+        one, other, third = world.daemons()[:3]
+        await share(world, third, "same.bin", 5 * MIB + 77, 1)
+        manifest = await begin_put(world, one, 5 * MIB + 77)
+        await begin_put(world, other, 5 * MIB + 77)
+        await until(stored(world, manifest.tag), 60)
+        everything = set(range(manifest.layout.chunks))
+        for storage in world.storages():
+            if manifest.tag in storage.program.shelf.stored:
+                assert world.checks.acknowledged.get((storage.node, manifest.tag)) == everything, "not all was told"
+                wasted = storage.program.engine.statistics().wasted_bytes
+                assert wasted <= manifest.layout.size_bytes * 0.02, f"{wasted} bytes came twice"
+        got = await third.call("get", what=str(manifest.tag), output="/u/copy.bin")
+        world.checks.got(third, manifest.tag, got["path"])
+
+
+async def liars(world: World) -> None:
+    """A third of the helpers send garbage."""
+    async with watched(world, settle_seconds=120):
+        set_uplinks(world, 1e6)
+        uploader, *helpers = world.daemons()
+        for helper in helpers[: len(helpers) // 3]:
+            await world.make_liar(helper)
+        for helper in helpers:
+            await share(world, helper, "same.bin", 24 * MIB, 2)
+        manifest = await begin_put(world, uploader, 24 * MIB, 2)
+        await until(stored(world, manifest.tag), 120)
+
+
+async def claims_without_bytes(world: World) -> None:
+    """Somebody knows a file's digests and claims to have it: knowing is not having."""
+    async with watched(world, settle_seconds=30):
+        owner, thief = world.daemons()[:2]
+        manifest = await begin_put(world, owner, 3 * MIB)
+        await until(stored(world, manifest.tag), 60)
+        await world.make_liar(thief)
+        path = world.write_file(thief, "claimed.bin", 3 * MIB, 1)
+        await thief.call("put", paths=[str(path)], wait="no")
+        await trio.sleep(30)
+        assert put_state(thief, manifest.tag) == "failed"
+
+
+async def uploader_leaves(world: World) -> None:
+    """At 60 % the uploader goes home; whoever has the file finishes the job."""
+    async with watched(world):
+        set_uplinks(world, 5e5)
+        uploader, *helpers = world.daemons()
+        for helper in helpers:
+            await share(world, helper, "same.bin", 20 * MIB, 3)
+            helper.port.up_bytes_per_second = 2e5
+        manifest = await begin_put(world, uploader, 20 * MIB, 3)
+        await until(lambda: durable_share(world, manifest.tag) >= 0.6, 120)
+        await uploader.stop()
+        await until(stored(world, manifest.tag), 120)
+        await world.start(uploader)
+        await until(lambda: put_state(uploader, manifest.tag) == "stored", 60)
+
+
+async def revoked_amid(world: World) -> None:
+    """Somebody is shut out while it helps; nobody who knows deals with it any more."""
+    async with watched(world):
+        set_uplinks(world, 3e5)
+        uploader, victim, *_ = world.daemons()
+        await share(world, victim, "same.bin", 8 * MIB, 4)
+        manifest = await begin_put(world, uploader, 8 * MIB, 4)
+        await until(lambda: durable_share(world, manifest.tag) >= 0.2, 60)
+        await world.tracker.call("revoke", node=victim.node)
+        assert victim.node is not None
+        world.checks.host_is_gone(victim)
+        world.checks.revoked.add(victim.node)
+        await until(stored(world, manifest.tag), 120)
+        await trio.sleep(10)
+
+
+async def memory_after_restarts(world: World) -> None:
+    """Daemons and tracker end and come back; everybody still knows what everybody holds."""
+    async with watched(world):
+        one, other, *_ = world.daemons()
+        await share(world, one, "mine.bin", 2 * MIB + 5, 5)
+        await share(world, other, "yours.bin", 1 * MIB, 6)
+        await share(world, other, "gone.bin", 700_000, 7)
+        await begin_put(world, one, 700_000, 8)
+        await trio.sleep(8)
+        for host in (world.tracker, one, other):
+            if host is other:
+                # The second of two changes waits half a second for more, and is never told.
+                await share(world, other, "little.bin", 1, 20)
+                await other.call("unshare", what=str(USER / "gone.bin"))
+            host.crash(power=False)
+            await host.wait_ended()
+            await world.start(host)
+            await trio.sleep(6)
+        # Several changes within half a second become one message; then one thing less.
+        for content in range(9, 13):
+            await share(world, one, f"more{content}.bin", content, content)
+        await trio.sleep(6)
+        await one.call("unshare", what=str(USER / "mine.bin"))
+        await trio.sleep(6)
+
+
+async def impostor_answers(world: World) -> None:
+    """Somebody answers where the storage node was, a stranger or a mere peer: it learns nothing."""
+    async with watched(world) as beside:
+        (uploader, other, *_), (victim,) = world.daemons(), world.storages()
+        set_uplinks(world, 3e5)
+        manifest = await begin_put(world, uploader, 5 * MIB + 77)
+        await until(lambda: durable_share(world, manifest.tag) >= 0.3, 60)
+        stranger = SwarmCa("another swarm", WALL_BEGIN).credentials("storage1", Role.STORAGE)
+        member: Credentials = other.program.links.credentials
+        victim.crash(power=True)
+        await victim.wait_ended()
+        for credentials in (stranger, member):
+            impostor = Impostor(world, victim, credentials)
+            scope = trio.CancelScope()
+            beside.start_soon(impostor.run, scope)
+            await until(lambda met=impostor: met.met >= 2, 120)
+            scope.cancel()
+            await trio.sleep(1)
+            assert not impostor.heard, f"it was told {sum(map(len, impostor.heard))} bytes"
+        await world.start(victim)
+        await until(stored(world, manifest.tag), 120)
