@@ -85,7 +85,7 @@ def bucket(seaweed: Seaweed) -> Iterator[Bucket]:
 def crew_on(swarm: Swarm, seaweed: Seaweed, daemons: int = 1) -> Crew:
     """A swarm whose storage node keeps its files in the bucket, with keys from a file."""
     tracker = swarm.tracker()
-    storage = swarm.add_storage("storage")
+    storage = swarm.join(swarm.add_storage("storage"))
     keys = storage.home / "keys"
     keys.touch(mode=0o600)
     keys.write_text(f"[default]\naws_access_key_id = {KEYS.access_key}\naws_secret_access_key = {KEYS.secret_key}\n")
@@ -183,7 +183,7 @@ def test_sigkill_of_the_storage_node_during_uploads_loses_nothing_and_leaves_not
 
 def test_wrong_keys_are_the_operators_to_mend(swarm: Swarm, seaweed: Seaweed) -> None:
     swarm.tracker()
-    storage = swarm.add_storage("storage")
+    storage = swarm.join(swarm.add_storage("storage"))
     settings = {
         "backend": "s3",
         "s3_endpoint": seaweed.endpoint,
