@@ -1,8 +1,9 @@
 """The Python client: commands a running daemon, storage node or tracker over its control socket. Plain blocking
-calls, no trio.
+calls, no trio; upswarm.trio_client is the same for trio.
 
     with Client.of_home() as daemon:
         outcome = daemon.put([Path("film.mov")])["results"][0]
+        first = daemon.read(outcome["tag"], 0, 4096)
 
 Every answer that says "no" is a CommandError with a stable ``code`` and the command line's ``exit_code``. The methods
 and their answers are specified in docs/commands.md#control-socket.
@@ -10,91 +11,46 @@ and their answers are specified in docs/commands.md#control-socket.
 
 from __future__ import annotations
 
-import errno
-import json
+import base64
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Self, TypedDict, cast
+from typing import Any, Self, cast
 
 from protocol.errors import CommandError
 from runtime.places import Places
+from upswarm.rpc import (
+    READ_BYTES_MAX,
+    FileRow,
+    GetResult,
+    Lines,
+    NoProgram,
+    PutOutcome,
+    PutResult,
+    Wait,
+    absolute,
+    get_params,
+    gone,
+    is_answer,
+    not_connected,
+    notice_of,
+    put_params,
+    request_line,
+    result_of,
+)
+
+__all__ = ["Client", "FileRow", "GetResult", "NoProgram", "Notice", "PutOutcome", "PutResult", "Wait", "absolute"]
 
 CONNECT_SECONDS_MAX = 5.0
 # A verb that only asks; those that wait for transfers wait without end.
 ANSWER_SECONDS_MAX = 60.0
+READ_SECONDS_MAX = 150.0  # The daemon gives up before that, and says so.
 LINE_BYTES_MAX = 64 << 20  # `ls` of a hundred thousand files; beyond that it is no answer of ours.
 _RECEIVE_BYTES = 256 * 1024
 
 Notice = Callable[[str, dict[str, Any]], None]
-Wait = Literal["stored", "safe", "no"]
-
-
-class Failed(TypedDict):
-    """Why a transfer failed: a stable word, a sentence, the command line's exit code."""
-
-    code: str
-    message: str
-    exit_code: int
-
-
-class PutResult(TypedDict):
-    """What became of one file of a put. Sizes in bytes; ``pushed``: verified bytes by node id; ``seconds``: None while
-    it lasts; ``safe``: this node is no longer needed for it."""
-
-    id: str
-    path: str
-    name: str
-    tag: str | None
-    size: int
-    link: str | None
-    state: str
-    seconds: float | None
-    instant: bool
-    safe: bool
-    pushed: dict[str, int]
-    error: NotRequired[Failed]
-
-
-class Skipped(TypedDict):
-    """What a folder holds that is no file to put, and why not."""
-
-    path: str
-    reason: str
-
-
-class PutOutcome(TypedDict):
-    """One result for each file."""
-
-    results: list[PutResult]
-    skipped: NotRequired[list[Skipped]]
-
-
-GetResult = TypedDict(
-    "GetResult",
-    {
-        "id": str,
-        "tag": str,
-        "size": int,
-        "name": str,
-        "path": str,
-        "state": str,
-        "seconds": float | None,
-        "instant": bool,
-        "from": dict[str, int],
-        "error": NotRequired[Failed],
-    },
-)
-"""What a get fetched; ``from``: verified bytes by node id."""
-
-
-class NoProgram(CommandError):
-    """Nobody listens: the program does not run here."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__("no-daemon", sentence, 3)
 
 
 class Client:
@@ -109,22 +65,18 @@ class Client:
         """
         self._program = program
         self._number = 0
-        self._received = bytearray()
+        self._lines = Lines(program, LINE_BYTES_MAX)
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.settimeout(CONNECT_SECONDS_MAX)
             self._socket.connect(os.fsencode(path))
-            _check_owner(self._socket, path)
+            check_owner(self._socket, path)
         except CommandError:
             self._socket.close()
             raise
         except OSError as error:
             self._socket.close()
-            if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
-                raise NoProgram(f"no {program} runs here ({path}); start it: upswarm {program}") from error
-            if error.errno in (errno.EACCES, errno.EPERM):
-                raise CommandError("refused", f"the {program} at {path} belongs to another user", 6) from error
-            raise CommandError("unreachable", f"the {program} at {path} does not answer: {error}", 5) from error
+            raise not_connected(error, program, path) from error
 
     @classmethod
     def of_home(cls, home: Path | None = None, program: str = "daemon") -> Self:
@@ -144,7 +96,7 @@ class Client:
     def call(
         self,
         method: str,
-        params: dict[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
         notice: Notice | None = None,
         seconds_max: float | None = ANSWER_SECONDS_MAX,
     ) -> Any:
@@ -153,26 +105,13 @@ class Client:
         Raises:
             CommandError: the program says no, went away, or did not answer in ``seconds_max``.
         """
-        self._number += 1
-        request = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params or {}}
-        try:
-            self._socket.settimeout(seconds_max)
-            self._socket.sendall(json.dumps(request, separators=(",", ":")).encode("ascii") + b"\n")
-        except OSError as error:
-            # Its last word may still lie there: it says why it hung up.
-            answer = next(self._lines_left(), None)
-            if answer is None:
-                raise self._gone() from error
-            return self._result(answer)
-        while True:
-            message = self._line(seconds_max)
-            if "method" in message and "id" not in message:
-                if notice is not None:
-                    notice(str(message["method"]), dict(message.get("params") or {}))
-                continue
-            # An error without id is about the line or the connection, and so about us.
-            if message.get("id") == self._number or (message.get("id") is None and "error" in message):
-                return self._result(message)
+        for message in self._answers(method, params, seconds_max):
+            told = notice_of(message)
+            if told is None:
+                return result_of(message, self._program)
+            if notice is not None:
+                notice(*told)
+        raise gone(self._program)
 
     # --- the daemon's methods ---
 
@@ -180,19 +119,52 @@ class Client:
         self, paths: Iterable[Path], *, name: str | None = None, wait: Wait = "stored", progress: Notice | None = None
     ) -> PutOutcome:
         """Store files and folders; return when what ``wait`` says has happened for each, or cannot."""
-        params: dict[str, Any] = {"paths": [absolute(path) for path in paths], "wait": wait}
-        if name is not None:
-            params["name"] = name
-        return cast(PutOutcome, self.call("put", params, progress, seconds_max=None))
+        return cast(PutOutcome, self.call("put", put_params(paths, name, wait), progress, seconds_max=None))
 
     def get(self, what: str, output: Path | None = None, *, progress: Notice | None = None) -> GetResult:
-        """Fetch a file by tag, name or link."""
-        target = None if output is None else absolute(output)
-        return cast(GetResult, self.call("get", {"what": what, "output": target}, progress, seconds_max=None))
+        """Fetch a file by tag, name or link. ``output``: a file or folder; None: the daemon's download folder."""
+        return cast(GetResult, self.call("get", get_params(what, output), progress, seconds_max=None))
+
+    def wait(self, job: str, *, progress: Notice | None = None) -> PutResult | GetResult:
+        """Wait until a put or get that was begun by anybody has ended; return what it has become."""
+        return cast("PutResult | GetResult", self.call("wait", {"id": job}, progress, seconds_max=None))
+
+    def cancel(self, job: str) -> None:
+        """Give a put or get up."""
+        self.call("cancel", {"id": job})
+
+    def pause(self, job: str | None = None) -> None:
+        """Pause one put or get, or everything."""
+        self.call("pause", {} if job is None else {"id": job})
+
+    def resume(self, job: str | None = None) -> None:
+        """Undo ``pause``."""
+        self.call("resume", {} if job is None else {"id": job})
 
     def share(self, paths: Sequence[Path], *, progress: Notice | None = None) -> Any:
         """Offer files for download without storing them."""
         return self.call("share", {"paths": [absolute(path) for path in paths]}, progress, seconds_max=None)
+
+    def read(self, what: str, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes of a file from ``offset`` on, fewer only at its end. Fetches what is not here."""
+        data = bytearray()
+        while len(data) < length:
+            count = min(length - len(data), READ_BYTES_MAX)
+            params = {"what": what, "offset": offset + len(data), "length": count}
+            answer = self.call("read", params, seconds_max=READ_SECONDS_MAX)
+            piece = base64.b64decode(answer["data"])
+            data += piece
+            if len(piece) < count:
+                break
+        return bytes(data)
+
+    def list_files(self, *, stored: bool = False, local: bool = False) -> list[FileRow]:
+        """Return the files of the swarm and of this machine; only those in storage, or only those here."""
+        return cast(list[FileRow], self.call("ls", {"stored": stored, "local": local})["files"])
+
+    def show(self, what: str) -> dict[str, Any]:
+        """Return all that is known of a file. Raises ``NotFound`` as CommandError with the code ``not-found``."""
+        return cast(dict[str, Any], self.call("show", {"tag": what}))
 
     def status(self) -> dict[str, Any]:
         """Return the program's state."""
@@ -202,75 +174,67 @@ class Client:
         """Give ``notice`` what happened; with ``follow`` also what happens, until the caller hangs up."""
         return self.call("events", {"follow": follow}, notice, seconds_max=None if follow else ANSWER_SECONDS_MAX)
 
+    def follow_events(self) -> Iterator[dict[str, Any]]:
+        """Yield what happened lately and then what happens, oldest first, without end. The client is for nothing else
+        afterwards."""
+        for message in self._answers("events", {"follow": True}, None):
+            told = notice_of(message)
+            if told is None:
+                result_of(message, self._program)
+                return
+            yield told[1]
+
     def limit(self, **rates: float | str) -> dict[str, Any]:
-        """Set ``up``, ``down``, ``help`` (bytes per second or "off") or ``timetable``; return them, and what holds now."""
+        """Set ``up``, ``down``, ``help`` (bytes per second, "off"), ``timetable``; return them, and what holds now."""
         return cast(dict[str, Any], self.call("limit", dict(rates)))
 
     # --- lines ---
 
-    def _line(self, seconds_max: float | None) -> dict[str, Any]:
-        begin = 0
-        while (end := self._received.find(b"\n", begin)) < 0:
-            begin = len(self._received)
-            if begin > LINE_BYTES_MAX:
-                raise CommandError("protocol", f"the {self._program} sent a line of more than {LINE_BYTES_MAX} bytes")
+    def _answers(
+        self, method: str, params: Mapping[str, Any] | None, seconds_max: float | None
+    ) -> Iterator[dict[str, Any]]:
+        """Send a request; yield its notifications, then its answer."""
+        self._number += 1
+        try:
+            self._socket.settimeout(seconds_max)
+            self._socket.sendall(request_line(self._number, method, params))
+        except OSError as error:
+            # Its last word may still lie there: it says why it hung up.
+            answer = self._last_word()
+            if answer is None:
+                raise gone(self._program) from error
+            yield answer
+            return
+        while True:
+            message = self._message(seconds_max)
+            if notice_of(message) is not None:
+                yield message
+            elif is_answer(message, self._number):
+                yield message
+                return
+
+    def _message(self, seconds_max: float | None) -> dict[str, Any]:
+        while (message := self._lines.next_message()) is None:
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
             except TimeoutError as error:
                 raise CommandError("timeout", f"no answer of the {self._program} in {seconds_max:.0f} s", 10) from error
             except OSError as error:
-                raise self._gone() from error
+                raise gone(self._program) from error
             if not data:
-                raise self._gone()
-            self._received += data
-        line = bytes(self._received[:end])
-        del self._received[: end + 1]
-        try:
-            message = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CommandError("protocol", f"the {self._program} sent a line that is no JSON") from error
-        if not isinstance(message, dict):
-            raise CommandError("protocol", f"the {self._program} sent a line that is no JSON-RPC message")
+                raise gone(self._program)
+            self._lines.feed(data)
         return message
 
-    def _lines_left(self) -> Iterator[dict[str, Any]]:
+    def _last_word(self) -> dict[str, Any] | None:
         try:
-            while True:
-                yield self._line(CONNECT_SECONDS_MAX)
-        except CommandError:
-            return
-
-    def _result(self, message: dict[str, Any]) -> Any:
-        error = message.get("error")
-        if error is None:
-            return message.get("result")
-        if not isinstance(error, dict):
-            raise CommandError("protocol", f"the {self._program} sent an error that is none")
-        data = error.get("data")
-        data = data if isinstance(data, dict) else {}
-        exit_code = data.get("exit_code", 1)
-        raise CommandError(
-            str(data.get("code", "failed")),
-            str(error.get("message", "failed")),
-            exit_code if isinstance(exit_code, int) and 1 <= exit_code <= 255 else 1,
-        )
-
-    def _gone(self) -> CommandError:
-        return CommandError(
-            "hung-up", f"the {self._program} ended or hung up before it answered; is it still running?", 5
-        )
+            self._socket.settimeout(CONNECT_SECONDS_MAX)
+            return self._message(CONNECT_SECONDS_MAX)
+        except (CommandError, OSError):
+            return None
 
 
-def absolute(path: Path) -> str:
-    """Return ``path`` for a program whose working folder is another: absolute, without ``..``."""
-    # Not resolve() for all: the name that somebody gave to a symbolic link is the name of the file.
-    path = path.absolute()
-    if ".." not in path.parts:
-        return str(path)
-    return str(path.resolve() if path.name == ".." else path.parent.resolve() / path.name)
-
-
-def _check_owner(connected: socket.socket, path: Path) -> None:
+def check_owner(connected: socket.socket, path: Path) -> None:
     """Refuse a socket that another user put where ours should be; it would get our paths and invites."""
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _process, user, _group = struct.unpack("3i", credentials)
