@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ROOM_SECONDS_BETWEEN_LOOKS = 5.0
-# A player that was paused may take nothing for a while; but a program must be able to stop.
-HTTP_STALL_MILLISECONDS_MAX = 20_000
+# A player that was paused may take nothing for a while; but a program must end within ten seconds (its unit).
+HTTP_STALL_MILLISECONDS_MAX = 8_000
 # What changes while we run (SIGHUP); everything else was built upon.
 RELOADED = ("up_bytes_per_second", "log_level")
 
