@@ -31,9 +31,8 @@ class Crew:
     def of(cls, swarm: Swarm, daemons: int = 2, **settings: str) -> Crew:
         """Start a tracker, a storage node and ``daemons`` daemons called d0, d1, ..."""
         tracker = swarm.tracker()
-        storage = swarm.add_storage("storage").launched()
-        started = swarm.daemons(daemons, **settings)
-        storage.wait_ready()
+        joining = [swarm.add_daemon(f"d{number}", **settings) for number in range(daemons)]
+        storage, *started = swarm.start_all([swarm.add_storage("storage"), *joining])
         crew = cls(swarm, tracker, storage, started)
         for program in (storage, *started):
             wait_connected(program)
@@ -104,9 +103,19 @@ def get(daemon: Program, what: str, output: Path | None = None) -> dict[str, Any
     return dict(daemon.call("get", PUT_SECONDS_MAX, **params))
 
 
-def share(daemon: Program, *paths: Path) -> Any:
-    """Offer files without storing them."""
-    return daemon.call("share", PUT_SECONDS_MAX, paths=[str(path) for path in paths])
+def share(daemon: Program, *paths: Path, told: bool = True) -> Any:
+    """Offer files without storing them; return when the tracker has been ``told``, twice a second at most."""
+    answer = daemon.call("share", PUT_SECONDS_MAX, paths=[str(path) for path in paths])
+    held = {row["tag"] for row in files_of(daemon.call("ls", stored=False, local=True)["files"])}
+    tracker = daemon.swarm.programs[0]
+    if told:
+        wait_until(
+            lambda: any(
+                row["node"] == daemon.node and row["tags"] >= len(held) for row in files_of(tracker.call("nodes"))
+            ),
+            f"the tracker knows what {daemon} holds",
+        )
+    return answer
 
 
 def progress_of_put(daemon: Program, path: Path, **params: Any) -> Iterator[dict[str, Any]]:

@@ -359,30 +359,37 @@ class Swarm:
 
     def storage(self, name: str = "storage", *arguments: str) -> Program:
         """Join and start a storage node."""
-        return self.add_storage(name, *arguments).start()
+        return self.join(self.add_storage(name, *arguments)).start()
 
     def daemon(self, name: str, *arguments: str, **settings: str) -> Program:
         """Join and start a daemon; ``settings`` go by the environment (``up_bytes_per_second="5M"``)."""
-        return self.add_daemon(name, *arguments, **settings).start()
+        return self.join(self.add_daemon(name, *arguments, **settings)).start()
 
     def daemons(self, count: int, **settings: str) -> list[Program]:
-        """Join and start daemons d0, d1, ..., the slow part side by side."""
-        programs = [self.add_daemon(f"d{number}", **settings).launched() for number in range(count)]
+        """Join and start daemons d0, d1, ..., side by side."""
+        return self.start_all([self.add_daemon(f"d{number}", **settings) for number in range(count)])
+
+    def start_all(self, programs: list[Program]) -> list[Program]:
+        """Join and start ``programs`` side by side."""
+        joins = [(program, self.begin_join(program)) for program in programs]
+        for program, joining in joins:
+            done = joining.wait()
+            assert done.exit_code == 0, str(done)
+            program.launch()
         for program in programs:
             program.wait_ready()
         return programs
 
     def add_daemon(self, name: str, *arguments: str, **settings: str) -> Program:
-        """Return a daemon that has joined and is not started."""
+        """Return a daemon that has neither joined nor started."""
         program = self.add("daemon", name, ["--listen", "127.0.0.1:0", "--no-mdns", *arguments])
         program.environment = {f"UPSWARM_DAEMON_{key.upper()}": value for key, value in settings.items()}
-        return self.join(program)
+        return program
 
     def add_storage(self, name: str, *arguments: str) -> Program:
-        """Return a storage node that has joined and is not started."""
+        """Return a storage node that has neither joined nor started."""
         data = self.folder / f"{name}.data"
-        flags = ["--listen", "127.0.0.1:0", "--data", str(data), "--no-mdns", *arguments]
-        return self.join(self.add("storage", name, flags))
+        return self.add("storage", name, ["--listen", "127.0.0.1:0", "--data", str(data), "--no-mdns", *arguments])
 
     def add(self, kind: str, name: str, arguments: Sequence[str]) -> Program:
         """Return a program that is neither joined nor started."""
@@ -393,10 +400,14 @@ class Swarm:
 
     def join(self, program: Program) -> Program:
         """Let a program's home join the swarm."""
-        role = "storage" if program.kind == "storage" else "peer"
-        done = self.begin("--home", program.home, "join", self.invite(role), prefix=program.prefix).wait()
+        done = self.begin_join(program).wait()
         assert done.exit_code == 0, str(done)
         return program
+
+    def begin_join(self, program: Program) -> Command:
+        """Let a program's home join the swarm, beside the test."""
+        role = "storage" if program.kind == "storage" else "peer"
+        return self.begin("--home", program.home, "join", self.invite(role), prefix=program.prefix)
 
     def invite(self, role: str = "peer", **params: Any) -> str:
         """Return an invite, made by the (first) tracker."""
