@@ -14,8 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.commands import die_with_parent  # the path comes first
+from support.files import make_file, tag_by_hand  # noqa: F401  # for scenarios.py
+from support.processes import Program, Refused, Swarm, wait_until
+
 from bench.testbed import Testbed
-from tests.support.processes import Program, Refused, Swarm, die_with_parent, wait_until
 
 PUT_SECONDS_MAX = 900.0
 PAUSE_SECONDS = 0.02

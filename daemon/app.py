@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from protocol.errors import ConfigError, StorageError
 from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
+from runtime.hosts import Network, on_networks, own_networks
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
@@ -63,6 +64,16 @@ RELOADED = ("up_bytes_per_second", "down_bytes_per_second", "help_bytes_per_seco
 J = TypeVar("J", Put, Get)
 
 
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """A node found on the LAN. ``near``: its addresses on networks that we are on ourselves."""
+
+    node: NodeId
+    role: Role
+    addresses: tuple[str, ...]
+    near: tuple[str, ...]
+
+
 class Daemon:
     """One peer daemon. Made by ``opened``."""
 
@@ -75,6 +86,7 @@ class Daemon:
         library: Library,
         settings: SettingsKeeper,
         discovery: Discovery | None,
+        find_own_networks: Callable[[], Sequence[Network]] = own_networks,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -111,7 +123,7 @@ class Daemon:
             self.engine,
             self.neighbours,
             config.places.state / "relay",
-            self.lan_nodes,
+            self.near_nodes,
             lambda: config.lend and not self.paused,
         )
         fetching = Fetching(runtime, library, self.engine, self.neighbours, holders, self.relays.make_way)
@@ -119,7 +131,8 @@ class Daemon:
         self.reading = Reading(runtime, library, self.engine, self.neighbours, holders, self.gets)
         self.orders = Orders(runtime.clock, library, self.engine, self.neighbours, self.relays, self.node)
         self._discovery = discovery
-        self._lan: dict[NodeId, LanNode] = {}
+        self._find_own_networks = find_own_networks
+        self._lan: dict[NodeId, _Near] = {}
         self._started_at = runtime.clock.monotonic()
         self._stop = trio.Event()
         library.on_held = self._held
@@ -222,7 +235,11 @@ class Daemon:
 
     def lan_nodes(self) -> list[NodeAddress]:
         """Return the nodes that were found on the LAN; only a handshake proves one."""
-        return [found.address for found in self._lan.values()]
+        return [NodeAddress(found.node, found.role, found.addresses) for found in self._lan.values()]
+
+    def near_nodes(self) -> list[NodeAddress]:
+        """Return the nodes on the LAN with those addresses only that lead there without a router."""
+        return [NodeAddress(found.node, found.role, found.near) for found in self._lan.values() if found.near]
 
     def peers(self) -> list[PeerStatistics]:
         """Return all links."""
@@ -257,7 +274,10 @@ class Daemon:
 
     async def _discover(self, discovery: Discovery) -> None:
         def found(node: LanNode) -> None:
-            self._lan[node.node] = node
+            near = on_networks(node.addresses, self._find_own_networks())
+            # The others lead to the same node, maybe over its own line to the internet: they are tried last.
+            rest = tuple(address for address in node.addresses if address not in near)
+            self._lan[node.node] = _Near(node.node, node.role, (*near, *rest), near)
 
         def lost(node: NodeId) -> None:
             self._lan.pop(node, None)

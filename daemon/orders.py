@@ -1,7 +1,7 @@
-"""Orders of the tracker: offer that tag to that storage node. Which of them are carried out, and how eagerly.
+"""Orders of the tracker: offer that tag to that node. Which of them are carried out, and how eagerly.
 
 An order is a hint. It is carried out only if we hold some of the tag, the order has not expired, and who answers at the
-address proves by the handshake to be that very storage node; before that no byte of data leaves. A tracker that is
+address proves by the handshake to be that very node; before that no byte of data leaves. A tracker that is
 hostile, or mistaken, can make us knock somewhere: so knocks are few (``KnockBudget``, threats.md row 4).
 
 Carrying one out is: a link, and an offer on it. What is requested then is served from the budget for help. An order to
@@ -45,6 +45,8 @@ ADDRESSES_REMEMBERED_MAX = 4096
 # Orders that wait for their dial; more than that a tracker need not give at once.
 WAITING_MAX = 1024
 DIALLING_MAX = 8
+# A peer that wants something dials us by itself, if it can: two links would be one too many.
+PEER_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 0.5
 
 
@@ -133,6 +135,13 @@ class KnockBudget:
             table.popitem(last=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    order: m.Order | m.RelayOrder
+    begins_at: float
+    expires_at: float
+
+
 class Orders:
     """Carries orders out. ``receive`` never waits; ``run`` dials."""
 
@@ -149,7 +158,7 @@ class Orders:
         self._node = node
         self._budget = KnockBudget(clock.monotonic())
         # By tag and target: an order that comes again replaces itself.
-        self._waiting: OrderedDict[tuple[Tag, NodeId], tuple[m.Order | m.RelayOrder, float]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[Tag, NodeId], _Waiting] = OrderedDict()
         self._came = trio.Event()
         self._dialling: set[NodeId] = set()
 
@@ -168,7 +177,10 @@ class Orders:
             self._carry_out(order)
             return
         lifetime = min(float(order.lifetime_seconds), ORDER_SECONDS_MAX)
-        self._waiting[order.tag, target.node] = (order, self._clock.monotonic() + lifetime)
+        now = self._clock.monotonic()
+        before = self._waiting.get((order.tag, target.node))
+        begins_at = before.begins_at if before else now + (PEER_SECONDS if target.role is Role.PEER else 0.0)
+        self._waiting[order.tag, target.node] = _Waiting(order, begins_at, now + lifetime)
         while len(self._waiting) > WAITING_MAX:
             self._waiting.popitem(last=False)
         self._came.set()
@@ -193,8 +205,10 @@ class Orders:
 
     def _flaw(self, order: m.Order | m.RelayOrder) -> str | None:
         """Return why an order is not carried out; None when it is."""
-        if order.target.role is not Role.STORAGE:
-            return f"the target is a {order.target.role}, not a storage node"
+        if order.target.role is Role.TRACKER or (
+            isinstance(order, m.RelayOrder) and order.target.role is not Role.STORAGE
+        ):
+            return f"the target is a {order.target.role}"
         if order.target.node == self._node:
             return "the target is ourselves"
         if order.lifetime_seconds <= 0:
@@ -211,14 +225,18 @@ class Orders:
     def _next_target(self) -> NodeAddress | None:
         """Return whom to dial next, with the one address that may be tried; orders that are void are forgotten."""
         now = self._clock.monotonic()
-        for key, (order, expires_at) in list(self._waiting.items()):
-            if expires_at <= now or self._flaw(order) is not None:
+        for key, waiting in list(self._waiting.items()):
+            if waiting.expires_at <= now or self._flaw(waiting.order) is not None:
                 del self._waiting[key]
+            elif self._neighbours.to(waiting.order.target.node) is not None:
+                # It was quicker, or a former order brought us together.
+                del self._waiting[key]
+                self._carry_out(waiting.order)
         if len(self._dialling) >= DIALLING_MAX:
             return None
-        for order, _ in self._waiting.values():
-            target = order.target
-            if target.node in self._dialling:
+        for waiting in self._waiting.values():
+            target = waiting.order.target
+            if target.node in self._dialling or waiting.begins_at > now:
                 continue
             for address in sorted(target.addresses, key=partial(self._budget.failures, target.node)):
                 if _is_dialable(address) and self._budget.may_dial(target.node, address, now):
@@ -236,11 +254,11 @@ class Orders:
         else:
             self._budget.opened(target.node, address)
             now = self._clock.monotonic()
-            for (tag, node), (order, expires_at) in list(self._waiting.items()):
+            for (tag, node), waiting in list(self._waiting.items()):
                 if node == target.node:
                     del self._waiting[tag, node]
-                    if expires_at > now:
-                        self._carry_out(order)
+                    if waiting.expires_at > now:
+                        self._carry_out(waiting.order)
         finally:
             self._dialling.discard(target.node)
             self._came.set()

@@ -171,7 +171,8 @@ class Lending:
                 self.reserved[chunk] = link
                 room_bytes -= self._layout.bytes_of(chunk)
             else:
-                shared = self._most_to_share(lender, open_rest, source)
+                # Only a lender that is known to be near may fetch what others make as well.
+                shared = self._most_to_share(lender, open_rest, source) if fetch_seconds is not None else None
                 if shared is None:
                     break
                 chunk, rest_bytes = shared

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Sequence
 
 import ifaddr
+
+from protocol.ids import parse_address
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # What an answer can carry anyway (protocol/limits.py), and more than anybody tries.
 HOSTS_MAX = 8
@@ -21,6 +26,29 @@ def own_hosts() -> tuple[str, ...]:
             if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
                 found.append((address.version == 6, _is_virtual(adapter.name), len(found), str(address)))
     return tuple(dict.fromkeys(text for *_, text in sorted(found)))[:HOSTS_MAX]
+
+
+def own_networks() -> tuple[Network, ...]:
+    """Return the networks that this machine is on: who has an address there is reached without a router."""
+    found: dict[Network, None] = {}
+    for adapter in ifaddr.get_adapters():
+        for place in adapter.ips:
+            text = place.ip if isinstance(place.ip, str) else place.ip[0]
+            found[ipaddress.ip_network(f"{text}/{place.network_prefix}", strict=False)] = None
+    return tuple(found)
+
+
+def on_networks(addresses: Iterable[str], networks: Sequence[Network]) -> tuple[str, ...]:
+    """Return those of ``addresses`` (host:port) that lie on one of ``networks``; host names lie on none."""
+    near = []
+    for text in addresses:
+        try:
+            host = ipaddress.ip_address(parse_address(text)[0].partition("%")[0])
+        except ValueError:
+            continue
+        if any(host in network for network in networks):
+            near.append(text)
+    return tuple(near)
 
 
 def _is_virtual(interface: str) -> bool:

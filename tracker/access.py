@@ -26,7 +26,14 @@ from tracker.addresses import reachable_addresses
 from tracker.answers import answer_nodes, answer_tags, answer_where, failure
 from tracker.index.base import Index, Job, NodeView, Profile
 from tracker.journal import Journal
-from tracker.matchmaking import ORDERS_AT_ONCE_MAX, choose_lenders, is_lender, order_of, relay_order_of
+from tracker.matchmaking import (
+    ORDERS_AT_ONCE_MAX,
+    choose_lenders,
+    is_lender,
+    meeting_order_of,
+    order_of,
+    relay_order_of,
+)
 from tracker.membership import Refused
 from tracker.registrar import Registrar
 
@@ -171,6 +178,8 @@ class Access:
             link.post(answer)
             if isinstance(answer, m.WhereAnswer):
                 await self._order(profile.node, [answer.tag], now)
+                if not message.to_put:
+                    await self._order_meetings(profile.node, answer, now)
         elif isinstance(message, m.ListNodes):
             self.counts.questions += 1
             link.post(await answer_nodes(self._index, message, self._registrar.revoked, now))
@@ -270,9 +279,25 @@ class Access:
     async def _order_relay(self, lender: NodeView, job: Job, now: float) -> None:
         holders = await self._index.holders(job.tag, now)
         order = relay_order_of(job, await self._index.node(job.storage, now), lender, holders)
-        link = next((link for link in reversed(self._links.get(lender.node, ())) if link.alive), None)
+        self._post_order(lender.node, order, (lender.node, job.tag, job.storage), now)
+
+    async def _order_meetings(self, asker: NodeId, answer: m.WhereAnswer, now: float) -> None:
+        """Order those who have a file to dial whoever asks for it, as it does them."""
+        view = await self._index.node(asker, now)
+        for holder in answer.holders:
+            key = (holder.node, answer.tag, asker)
+            last = self._ordered.get(key)
+            if last is None or now - last >= self._interval_seconds:
+                order = meeting_order_of(answer.tag, view, await self._index.node(holder.node, now))
+                self._post_order(holder.node, order, key, now)
+
+    def _post_order(
+        self, node: NodeId, order: m.Order | m.RelayOrder | None, key: tuple[NodeId, Tag, NodeId], now: float
+    ) -> None:
+        link = next((link for link in reversed(self._links.get(node, ())) if link.alive), None)
         if order is not None and link is not None:
             link.post(order)
+            self._ordered[key] = now
             self.counts.orders += 1
 
     async def _order_for(self, node: NodeId, job: Job, now: float) -> m.Order | None:

@@ -22,6 +22,8 @@ from tracker.index.summary import keepers_of
 
 # Nodes that are asked to relay for one job: more lines than that fill any storage node's.
 RELAYS_PER_JOB_MAX = 32
+# An order to meet who asks for a file: it asks again every few seconds, as long as it needs somebody.
+MEETING_SECONDS = 15.0
 # So many orders at once to one node: beyond that it has its hands full, and the next heartbeat brings more.
 ORDERS_AT_ONCE_MAX = 64
 
@@ -52,6 +54,18 @@ def order_of(job: Job, storage: NodeView | None, helper: Holder, stored: Holder 
     if storage is None or not storage.fresh or not storage.addresses or not is_helpful(job, helper, stored):
         return None
     return Order(tag=job.tag, target=storage.address, lifetime_seconds=int(ORDER_SECONDS_MAX))
+
+
+def meeting_order_of(tag: Tag, asker: NodeView | None, holder: NodeView | None) -> Order | None:
+    """Return the order for ``holder`` to dial ``asker`` and offer; None when that cannot help.
+
+    ``asker`` dials by itself whom it is told of; but the holder may be behind a NAT, where only this way leads.
+    """
+    if asker is None or holder is None or asker.role is not Role.PEER or holder.role is not Role.PEER:
+        return None
+    if asker.node == holder.node or not asker.addresses or not holder.fresh or holder.paused:
+        return None
+    return Order(tag=tag, target=asker.address, lifetime_seconds=int(MEETING_SECONDS))
 
 
 def is_lender(job: Job, node: NodeView, held: Holder | None) -> bool:

@@ -11,7 +11,7 @@ from support.storage_node import manifest_of, some_bytes
 
 from daemon.app import Daemon
 from daemon.hashing import hash_file
-from daemon.orders import STRANGE_TRIES_MAX
+from daemon.orders import PEER_SECONDS, STRANGE_TRIES_MAX
 from protocol import messages as m
 from protocol.ids import NodeAddress, Role, Tag
 from protocol.limits import MIB
@@ -60,7 +60,7 @@ async def test_nobody_but_the_named_storage_node_gets_a_byte(world: World, autoj
             NodeAddress(world.node("storage"), Role.STORAGE, stranger.address.addresses),
             NodeAddress(world.node("storage"), Role.STORAGE, peer.address.addresses),
             NodeAddress(world.node("peer"), Role.STORAGE, peer.address.addresses),
-            NodeAddress(world.node("peer"), Role.PEER, peer.address.addresses),
+            NodeAddress(world.node("storage"), Role.PEER, peer.address.addresses),
             NodeAddress(world.node("tracker"), Role.TRACKER, stranger.address.addresses),
         ]
         for _ in range(20):
@@ -72,6 +72,18 @@ async def test_nobody_but_the_named_storage_node_gets_a_byte(world: World, autoj
         for address in (*stranger.address.addresses, *peer.address.addresses):
             assert 1 <= world.hub.dials.count(address) <= STRANGE_TRIES_MAX
         assert daemon.orders.carried_out == 0
+
+
+async def test_a_peer_that_cannot_reach_us_is_dialled_by_order(world: World, autojump_clock: object) -> None:
+    peer = ToyStorage(world, quiet, name="peer", role=Role.PEER, host="10.9.0.2")
+    async with world.tracker.running(), peer.running(), world.daemon() as daemon:
+        tag = await share(daemon, world.file("film", b"secret" * 100))
+        await world.tracker.wait(lambda: world.tracker.holds("anna", tag))
+        world.tracker.order(daemon.node, tag, peer.address)
+        await trio.sleep(PEER_SECONDS / 2)
+        assert not peer.links_seen, "it may dial us, and sooner"
+        await trio.sleep(PEER_SECONDS + 1)
+        assert [type(word) for word in peer.heard] == [m.Offer]
 
 
 async def test_ten_thousand_orders_to_many_victims_make_few_dials(world: World, autojump_clock: object) -> None:
