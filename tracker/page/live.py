@@ -31,6 +31,11 @@ READERS_MAX = 1000
 CHANNELS_MAX = 100
 # What a browser waits before it comes back.
 RETRY_MILLISECONDS = 2000
+# Many readers are told one after the other within so long. All at once, they kept heartbeats waiting while they were
+# sent to: 200 of them for 30 ms.
+SPREAD_SECONDS = 0.5
+SPREAD_READERS_MIN = 8
+_GOLDEN = 0.618034  # multiples of it, modulo 1, are spread evenly however many there are
 
 SIGN = b": here\n\n"
 GONE = b"event: gone\ndata: {}\n\n"
@@ -97,6 +102,7 @@ class Live:
         self._paint = paint
         self._channels: dict[tuple[str, str], Channel] = {}
         self._painters: trio.Nursery | None = None
+        self._joined = 0
 
     @property
     def readers(self) -> int:
@@ -123,6 +129,8 @@ class Live:
     async def read(self, view: str, what: str) -> AsyncIterator[bytes]:
         """Yield what a reader is to be sent, for ever; ``has_room`` must have said yes."""
         channel = self._join(view, what)
+        self._joined += 1
+        phase = self._joined * _GOLDEN % 1
         seen = 0
         try:
             yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
@@ -137,6 +145,8 @@ class Live:
                     await changed.wait()
                 if waiting.cancelled_caught:
                     yield SIGN
+                elif channel.readers >= SPREAD_READERS_MIN:
+                    await trio.sleep(SPREAD_SECONDS * phase)
             if channel.gone:
                 yield GONE
         finally:
