@@ -333,7 +333,12 @@ class Daemon:
 
 
 @asynccontextmanager
-async def opened(config: DaemonConfig, runtime: Runtime, discovery: Discovery | None = None) -> AsyncIterator[Daemon]:
+async def opened(
+    config: DaemonConfig,
+    runtime: Runtime,
+    discovery: Discovery | None = None,
+    find_own_networks: Callable[[], Sequence[Network]] = own_networks,
+) -> AsyncIterator[Daemon]:
     """Take the state folder for this process, read what it holds, and give it back when the block ends.
 
     ``discovery`` None: nobody is looked for on the LAN.
@@ -353,7 +358,7 @@ async def opened(config: DaemonConfig, runtime: Runtime, discovery: Discovery | 
         try:
             library = await Library.open(runtime, database)
             settings = await SettingsKeeper.load(database, config)
-            yield Daemon(config, runtime, keyring, database, library, settings, discovery)
+            yield Daemon(config, runtime, keyring, database, library, settings, discovery, find_own_networks)
         finally:
             with trio.CancelScope(shield=True):
                 await database.aclose()

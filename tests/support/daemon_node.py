@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from runtime.keyring import Keyring, save_keyring
 from runtime.link import Link
 from runtime.links import Links
 from runtime.places import Places
+from support.memory_discovery import MemoryLan
 from support.runtimes import memory_runtime
 from support.storage_node import STORAGE_HOST, Site
 from support.swarm import SwarmCa
@@ -40,6 +42,7 @@ class World:
         self.hub = self.site.hub
         self.swarm: SwarmCa = self.site.swarm
         self.tracker = ToyTracker(self)
+        self.lan: MemoryLan | None = None
         self._starts = 0
 
     def storage_address(self) -> NodeAddress:
@@ -57,7 +60,9 @@ class World:
             tracker = NodeAddress(self.swarm.node("tracker"), Role.TRACKER, (f"{TRACKER_HOST}:{TRACKER_PORT}",))
             await save_keyring(runtime, Keyring(places.identity, self.swarm.credentials(name), tracker))
         config = DaemonConfig(places=places, listen=f"{host}:0", name=name, mdns=False, **settings)
-        async with opened(config, runtime) as daemon, trio.open_nursery() as nursery:
+        discovery = self.lan.discovery() if self.lan is not None else None
+        networks = (ip_network("10.2.0.0/24"),)
+        async with opened(config, runtime, discovery, lambda: networks) as daemon, trio.open_nursery() as nursery:
             await nursery.start(daemon.run)
             yield daemon
             nursery.cancel_scope.cancel()
@@ -99,6 +104,12 @@ class ToyTracker:
             await nursery.start(self._links.run, (listener,))
             yield self
             nursery.cancel_scope.cancel()
+
+    def order_relay(self, node: NodeId, tag: Tag, target: NodeAddress, *sources: NodeId) -> None:
+        assert self._links is not None
+        link = self._links.to(node)
+        assert link is not None
+        link.post(m.RelayOrder(tag=tag, target=target, sources=sources, lifetime_seconds=90))
 
     def order(self, node: NodeId, tag: Tag, target: NodeAddress, lifetime_seconds: int = 90) -> None:
         assert self._links is not None
