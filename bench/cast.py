@@ -94,8 +94,20 @@ class Cast:
             tag = row["tag"]
         asked = next(iter(self.daemons.values()))
         nodes = {self.daemons[name].node for name in names} - {asked.node}
-        wait_until(lambda: all(node in str(asked.call("show", tag=tag)) for node in nodes), "the tracker knows", 60)
+
+        def known() -> bool:
+            try:
+                shown = str(asked.call("show", tag=tag))
+            except Refused:
+                return False  # nobody has told yet
+            return all(node in shown for node in nodes)
+
+        wait_until(known, "the tracker knows", 60)
         return tag
+
+    def share_own(self, name: str, file: Path) -> None:
+        """Let one hold ``file``, known to the tracker or not."""
+        self.daemons[name].call("share", PUT_SECONDS_MAX, paths=[str(file)])
 
     def sent(self) -> dict[str, tuple[int, int]]:
         """Return for each daemon the payload bytes that it has sent: to storage, and to peers."""

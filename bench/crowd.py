@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from bench.scenarios import SCENARIOS, Options, Result, run_scenario
+from bench.stories import STORIES
 from bench.testbed import CannotBuild
 
 
@@ -72,7 +73,9 @@ def summary(results: list[Result]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all by default")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join([*SCENARIOS, *STORIES])}; all by default"
+    )
     parser.add_argument("--mib", type=int, default=64)
     parser.add_argument("--mbit", type=float, default=20.0)
     parser.add_argument("--nodes", type=int, default=5, help="uploader and helpers")
@@ -82,15 +85,16 @@ def main() -> int:
     parser.add_argument("--lines", action="store_true", help="show each line's use over time")
     parser.add_argument("--keep-logs", type=Path, help="copy the programs' logs there")
     options = parser.parse_args()
-    unknown = [name for name in options.scenarios if name not in SCENARIOS]
+    every = [*SCENARIOS, *STORIES]
+    unknown = [name for name in options.scenarios if name not in every]
     if unknown:
-        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(every)}")
     results: list[Result] = []
     chosen = Options(options.mib, options.mbit, options.nodes, options.rival, options.keep_logs)
     try:
         for _ in range(options.runs):
-            for name in options.scenarios or SCENARIOS:
-                for result in run_scenario(name, chosen):
+            for name in options.scenarios or every:
+                for result in STORIES[name](chosen) if name in STORIES else run_scenario(name, chosen):
                     results.append(result)
                     print(shown(result), flush=True)
                     if options.lines:

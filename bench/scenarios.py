@@ -1,7 +1,7 @@
 """The scenarios of the crowd: who is there, on which lines, what happens, and what the bound is.
 
-A scenario is a topology (``Scene``) and a way to act (``Play``). Each run builds the topology anew, runs Upswarm in it
-and, when wanted, libtorrent in the very same one right after. What is printed, crowd.py decides.
+A scenario is a topology and what happens in it (``Scene``). Each run builds the topology anew, runs Upswarm in it and,
+when wanted, libtorrent in the very same one right after. What is printed, crowd.py decides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,8 @@ class Scene:
         raise AssertionError("nobody is left who could send")
 
 
-def _servers(down: float = SERVER_MBIT) -> tuple[Host, ...]:
+def servers(down: float = SERVER_MBIT) -> tuple[Host, ...]:
+    """Return the hosts of tracker and storage node."""
     return Host("tracker"), Host("storage", up=SERVER_MBIT, down=down)
 
 
@@ -136,38 +137,38 @@ def _names(hosts: tuple[Host, ...]) -> tuple[str, ...]:
 def alone(options: Options) -> Scene:
     """One uploader, nobody else."""
     peers = _peers(options)[:1]
-    return Scene((*_servers(), *peers), _useful(peers), rival=False, curl=True)
+    return Scene((*servers(), *peers), _useful(peers), rival=False, curl=True)
 
 
 def holders(options: Options) -> Scene:
     """Everybody has the file; one puts it."""
     peers = _peers(options)
-    return Scene((*_servers(), *peers), _useful(peers), holders=_names(peers))
+    return Scene((*servers(), *peers), _useful(peers), holders=_names(peers))
 
 
 def unequal(options: Options) -> Scene:
     """The same, with lines of 5 to 100 Mbit/s."""
     peers = _peers(options, UNEQUAL)
-    return Scene((*_servers(), *peers), _useful(peers), holders=_names(peers))
+    return Scene((*servers(), *peers), _useful(peers), holders=_names(peers))
 
 
 def slow(options: Options) -> Scene:
     """The same, one helper with a twentieth of the others' rate."""
     peers = _peers(options, (options.mbit,) * (options.nodes - 1) + (options.mbit / 20,))
-    return Scene((*_servers(), *peers), _useful(peers), holders=_names(peers))
+    return Scene((*servers(), *peers), _useful(peers), holders=_names(peers))
 
 
 def queue(options: Options) -> Scene:
     """The same, with lines that queue no more than 50 ms."""
     peers = _peers(options, queue_milliseconds=50)
-    return Scene((*_servers(), *peers), _useful(peers), holders=_names(peers))
+    return Scene((*servers(), *peers), _useful(peers), holders=_names(peers))
 
 
 def narrow(options: Options) -> Scene:
     """The same; storage's downlink is narrower than all uplinks together."""
     peers = _peers(options)
     cap = options.mbit * options.nodes / 2
-    return Scene((*_servers(cap), *peers), _useful(peers), cap=cap, holders=_names(peers))
+    return Scene((*servers(cap), *peers), _useful(peers), cap=cap, holders=_names(peers))
 
 
 def stall(options: Options) -> Scene:
@@ -175,7 +176,7 @@ def stall(options: Options) -> Scene:
     peers = _peers(options)
     at = options.mib * MIB / usable(options.mbit * options.nodes) / 3
     absences = (Absence("helper1", at),)
-    return Scene((*_servers(), *peers), _useful(peers), holders=_names(peers), absences=absences, rival=False)
+    return Scene((*servers(), *peers), _useful(peers), holders=_names(peers), absences=absences, rival=False)
 
 
 def leave(options: Options) -> Scene:
@@ -183,39 +184,39 @@ def leave(options: Options) -> Scene:
     peers = _peers(options)
     at = options.mib * MIB / usable(options.mbit * options.nodes)
     absences = (Absence("helper1", at / 4, at / 2, kill=True),)
-    return Scene((*_servers(), *peers), _useful(peers), holders=_names(peers), absences=absences, rival=False)
+    return Scene((*servers(), *peers), _useful(peers), holders=_names(peers), absences=absences, rival=False)
 
 
 def nat(options: Options) -> Scene:
     """The same; every helper is behind NAT and can only dial out."""
     peers = _peers(options)
     peers = (peers[0], *(dataclasses.replace(peer, nat=True) for peer in peers[1:]))
-    return Scene((*_servers(), *peers), _useful(peers), holders=_names(peers), rival=False)
+    return Scene((*servers(), *peers), _useful(peers), holders=_names(peers), rival=False)
 
 
 def relays(options: Options) -> Scene:
     """Helpers with nothing, on a fast LAN with the uploader, each with a line of its own."""
     peers = _peers(options, lan="office")
-    return Scene((*_servers(), *peers), _useful(peers), lend=_names(peers))
+    return Scene((*servers(), *peers), _useful(peers), lend=_names(peers))
 
 
 def oneline(options: Options) -> Scene:
     """Helpers with nothing, on a LAN whose only line is the uploader's: relaying can gain nothing."""
     peers = tuple(dataclasses.replace(peer, lan="office", behind_lan=True) for peer in _peers(options))
     router = Router("office", up=options.mbit, down=SERVER_MBIT / 10)
-    return Scene((*_servers(), *peers), {"office": options.mbit}, routers=(router,), lend=_names(peers), rival=False)
+    return Scene((*servers(), *peers), {"office": options.mbit}, routers=(router,), lend=_names(peers), rival=False)
 
 
 def faraway(options: Options) -> Scene:
     """Helpers with nothing, that lend, and no LAN: whatever they fetch comes over the uploader's own line."""
     peers = _peers(options)
-    return Scene((*_servers(), *peers), {"uploader": options.mbit}, lend=_names(peers), rival=False)
+    return Scene((*servers(), *peers), {"uploader": options.mbit}, lend=_names(peers), rival=False)
 
 
 def crowd(options: Options) -> Scene:
     """Everybody downloads while it goes up; no LAN: the uploader's line is the bottleneck of all."""
     peers = _peers(options)
-    return Scene((*_servers(), *peers), {"uploader": options.mbit}, get=_names(peers))
+    return Scene((*servers(), *peers), {"uploader": options.mbit}, get=_names(peers))
 
 
 def free(options: Options) -> Scene:
@@ -237,6 +238,17 @@ SCENARIOS: dict[str, Callable[[Options], Scene]] = {
 }
 
 
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Make a folder for one run, and remove it."""
+    folder = Path(f"/tmp/upswarm-crowd-{os.getpid()}")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @dataclass
 class _Run:
     scenario: str
@@ -255,10 +267,7 @@ class _Run:
 def run_scenario(name: str, options: Options) -> Iterator[Result]:
     """Run one scenario once: Upswarm, and its rivals if wanted."""
     scene = SCENARIOS[name](options)
-    folder = Path(f"/tmp/upswarm-crowd-{os.getpid()}")
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
+    with own_folder() as folder:
         file = make_file(folder / "file.bin", options.mib * MIB, seed=time.time_ns())
         with Testbed(scene.hosts, scene.routers) as testbed:
             run = _Run(name, scene, options, testbed, file, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,7 +13,18 @@ from protocol.bitmap import Bitmap
 from protocol.ids import NodeId, Role, Tag
 from protocol.messages import JobState, Whereabouts
 from tracker.index.base import Holder, Job, NodeView, Standing
-from tracker.matchmaking import choose_holders, choose_storage, find_place, is_helpful, order_of
+from tracker.matchmaking import (
+    RELAYS_PER_JOB_MAX,
+    choose_holders,
+    choose_lenders,
+    choose_storage,
+    find_place,
+    is_helpful,
+    is_lender,
+    meeting_order_of,
+    order_of,
+    relay_order_of,
+)
 
 TAG = some_tag("film", 12)
 GRACE = 60.0
@@ -31,7 +43,7 @@ def nodes(draw: st.DrawFn, role: Role | None = None, who: NodeId | None = None) 
         seen_seconds_ago=draw(st.floats(0, 5)) if standing is Standing.FRESH else draw(st.floats(13, 600)),
         tags=1,
         room_bytes=draw(st.integers(0, 100)),
-        lend=False,
+        lend=draw(st.booleans()),
         paused=draw(st.booleans()),
     )
 
@@ -188,3 +200,40 @@ def test_places_are_named_in_the_order_stored_open_assigned(
     else:
         assert (state, storage) == (Whereabouts.NONE, None)
     assert (storage is None) == (state is Whereabouts.NONE)
+
+
+@given(
+    crowds, stores, st.lists(nodes(Role.PEER), max_size=8, unique_by=lambda view: view.node), st.sampled_from(JobState)
+)
+def test_relays_are_lenders_that_want_nothing_of_it_and_are_told_of_others_only(
+    crowd: list[Holder], storages: list[NodeView], peers: list[NodeView], state: JobState
+) -> None:
+    assume(storages and peers)
+    open_job = replace(job(storages[0].node, state), uploaders=(peers[0].node,))
+    held = {holder.node.node: holder for holder in crowd}
+    lenders = choose_lenders(open_job, peers, crowd)
+    assert len(lenders) <= RELAYS_PER_JOB_MAX
+    for peer in peers:
+        chosen = is_lender(open_job, peer, held.get(peer.node))
+        assert chosen == (peer in lenders)
+        if chosen:
+            assert state is JobState.OPEN and peer.lend and peer.fresh and not peer.paused and peer is not peers[0]
+            assert peer.node not in held or not held[peer.node].complete
+    for lender in lenders:
+        order = relay_order_of(open_job, storages[0], lender, crowd)
+        if order is None:
+            assert not (storages[0].fresh and storages[0].addresses)
+            continue
+        assert order.sources[0] == peers[0].node and lender.node not in order.sources
+        for source in order.sources[1:]:
+            assert held[source].node.fresh and held[source].node.role is Role.PEER and chunks_of(held[source])
+
+
+@given(nodes(), nodes())
+def test_only_peers_that_are_there_are_sent_to_meet_peers_that_can_be_dialled(
+    asker: NodeView, holder: NodeView
+) -> None:
+    order = meeting_order_of(TAG, asker, holder)
+    able = holder.fresh and not holder.paused and holder.node != asker.node and bool(asker.addresses)
+    assert (order is not None) == (able and asker.role is holder.role is Role.PEER)
+    assert order is None or order.target == asker.address

@@ -201,6 +201,33 @@ async def test_holders_are_ordered_at_once_when_a_job_opens(world: World) -> Non
             assert order.target.addresses == ("127.0.0.1:42",) and order.lifetime_seconds > 0
 
 
+async def test_who_lends_is_ordered_to_relay_when_a_job_opens_and_at_beats(world: World) -> None:
+    ada, bob, disk = await world.member("ada"), await world.member("bob"), await world.member("disk", Role.STORAGE)
+    async with (
+        present(world, ada, held=(holding(),)),
+        present(world, bob) as idle,
+        present(world, disk, "127.0.0.1:42") as storage,
+    ):
+        idle.post(replace(beat(sequence=1), lend=True))
+        await settled(idle)
+        storage.post(replace(update(), uploaders=(ada.node,)))
+        for _ in range(2):
+            order = await next_message(idle, m.RelayOrder)
+            assert isinstance(order, m.RelayOrder) and order.tag == TAG
+            assert order.target.node == disk.node and order.sources == (ada.node,)
+            idle.post(replace(beat(sequence=1), lend=True))
+
+
+async def test_holders_are_ordered_to_meet_who_asks_for_their_file(world: World) -> None:
+    ada, bob = await world.member("ada"), await world.member("bob")
+    async with present(world, ada, held=(holding(),)) as holder, present(world, bob, "127.0.0.1:43") as asker:
+        answer = await ask(asker, where(TAG), m.WhereAnswer)
+        assert [found.node for found in answer.holders] == [ada.node]
+        order = await next_message(holder, m.Order)
+        assert isinstance(order, m.Order) and order.target.node == bob.node and order.target.role is Role.PEER
+        assert order.target.addresses == ("127.0.0.1:43",)
+
+
 async def test_an_order_follows_a_heartbeat_a_gain_and_a_question(world: World) -> None:
     ada, disk = await world.member("ada"), await world.member("disk", Role.STORAGE)
     async with present(world, ada) as link, present(world, disk) as storage:
