@@ -35,19 +35,23 @@ from daemon.records import open_records
 from daemon.relays import Relays
 from daemon.settings import SettingsKeeper
 from daemon.statistics import DaemonStatistics, PeerStatistics
+from daemon.telling import Tell, tell_hooks
 from daemon.timetable import Caps
+from daemon.watching import Observe, Watching
 from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
 from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
+from runtime.hooks import Hooks
 from runtime.hosts import Network, on_networks, own_networks
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
 from runtime.links import Links, shorten
 from runtime.logs import setup_logs
+from runtime.observing import observe
 from runtime.real import real_runtime
 from runtime.seam import Database, File, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
@@ -87,6 +91,8 @@ class Daemon:
         settings: SettingsKeeper,
         discovery: Discovery | None,
         find_own_networks: Callable[[], Sequence[Network]] = own_networks,
+        observe: Observe | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -130,7 +136,9 @@ class Daemon:
         self.gets = Gets(runtime, database, library, holders, fetching, self.events, config.downloads)
         self.reading = Reading(runtime, library, self.engine, self.neighbours, holders, self.gets)
         self.orders = Orders(runtime.clock, library, self.engine, self.neighbours, self.relays, self.node)
+        self.watching = Watching(runtime, database, self.puts, self.events, config.watch, observe)
         self._discovery = discovery
+        self._tell_hooks = tell
         self._find_own_networks = find_own_networks
         self._lan: dict[NodeId, _Near] = {}
         self._started_at = runtime.clock.monotonic()
@@ -149,6 +157,7 @@ class Daemon:
         """
         await self.puts.load()
         await self.gets.load()
+        await self.watching.load()
         listener = await self.runtime.network.listen(*parse_address(self.config.listen))
         self.listen = listener.address
         self.links.addresses = tuple(dict.fromkeys((*self.config.advertise, self.listen)))
@@ -165,6 +174,9 @@ class Daemon:
                 await parts.start(self.puts.run)
                 await parts.start(self.gets.run)
                 parts.start_soon(self.reading.run, name="reading")
+                parts.start_soon(self.watching.run, name="watched folders")
+                if self._tell_hooks is not None:
+                    parts.start_soon(tell_hooks, self.events, self._tell_hooks, name="hooks")
                 parts.start_soon(self._follow_timetable, name="timetable")
                 if self._discovery is not None:
                     parts.start_soon(self._discover, self._discovery, name="discovery")
@@ -338,10 +350,14 @@ async def opened(
     runtime: Runtime,
     discovery: Discovery | None = None,
     find_own_networks: Callable[[], Sequence[Network]] = own_networks,
+    *,
+    observe: Observe | None = None,
+    tell: Tell | None = None,
 ) -> AsyncIterator[Daemon]:
     """Take the state folder for this process, read what it holds, and give it back when the block ends.
 
-    ``discovery`` None: nobody is looked for on the LAN.
+    ``discovery`` None: nobody is looked for on the LAN. ``observe`` None: watched folders are looked at once in a
+    while. ``tell``: what is told of transfers that have ended.
 
     Raises:
         ConfigError: not joined, joined as something else, running already, or the folder cannot be used.
@@ -358,7 +374,18 @@ async def opened(
         try:
             library = await Library.open(runtime, database)
             settings = await SettingsKeeper.load(database, config)
-            yield Daemon(config, runtime, keyring, database, library, settings, discovery, find_own_networks)
+            yield Daemon(
+                config,
+                runtime,
+                keyring,
+                database,
+                library,
+                settings,
+                discovery,
+                find_own_networks,
+                observe=observe,
+                tell=tell,
+            )
         finally:
             with trio.CancelScope(shield=True):
                 await database.aclose()
@@ -386,7 +413,11 @@ def _recent(jobs: list[J]) -> list[J]:
 async def serve(config: DaemonConfig, runtime: Runtime, life: Life[DaemonConfig]) -> None:
     """Run a daemon until cancelled, or until it left."""
     discovery = ZeroconfDiscovery() if config.mdns else None
-    async with opened(config, runtime, discovery) as daemon, trio.open_nursery() as parts:
+    tell = Hooks(config.hook_command, config.hook_url).tell if config.hook_command or config.hook_url else None
+    async with (
+        opened(config, runtime, discovery, observe=observe, tell=tell) as daemon,
+        trio.open_nursery() as parts,
+    ):
         await parts.start(daemon.run)
         life.ready(
             {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from daemon.readcommands import ReadCommands
 from daemon.transfercommands import TransferCommands
 from daemon.viewcommands import ViewCommands
+from daemon.watchcommands import WatchCommands
 from runtime.control import Handler
 
 if TYPE_CHECKING:
@@ -15,4 +16,5 @@ if TYPE_CHECKING:
 
 def methods_of(daemon: Daemon) -> dict[str, Handler]:
     """Return handlers by method."""
-    return {**TransferCommands(daemon).methods(), **ViewCommands(daemon).methods(), **ReadCommands(daemon).methods()}
+    families = TransferCommands(daemon), ViewCommands(daemon), ReadCommands(daemon), WatchCommands(daemon)
+    return {method: handler for family in families for method, handler in family.methods().items()}

@@ -34,6 +34,11 @@ class DaemonConfig:
     timetable: str = ""
     # Downloads that are not told where to go; None: "Downloads" in the user's home.
     download_folder: Path | None = None
+    # Folders whose files are put as soon as they have stopped changing; more by ``upswarm watch add``.
+    watch: tuple[Path, ...] = ()
+    # Told of every transfer that has ended: a program with its arguments (no shell), and an address for a POST.
+    hook_command: tuple[str, ...] = ()
+    hook_url: str = ""
     mdns: bool = True
     log_level: str = "info"
 
@@ -58,6 +63,10 @@ class DaemonConfig:
             Timetable.parse(self.timetable)
         except ValueError as error:
             raise ConfigError(f"[daemon] timetable: {error}") from error
+        if self.hook_url and not self.hook_url.startswith(("http://", "https://")):
+            raise ConfigError(f"[daemon] hook_url: {self.hook_url[:80]!r}; an address such as https://… was expected")
+        if self.hook_command and not Path(self.hook_command[0]).is_absolute():
+            raise ConfigError(f"[daemon] hook_command: {self.hook_command[0][:80]!r} is no absolute path of a program")
         if len(self.name.encode("utf-8")) > WORD_BYTES_MAX:
             raise ConfigError(f"[daemon] name: at most {WORD_BYTES_MAX} bytes")
 

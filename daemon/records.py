@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from daemon.watching import SCHEMA as WATCH_SCHEMA
 from runtime.seam import Database, Runtime
 
 DATABASE_NAME = "daemon.db"
@@ -81,4 +82,4 @@ async def open_records(runtime: Runtime, folder: Path) -> Database:
         ConfigError: it is damaged.
     """
     await runtime.run_sync(runtime.disk.make_folder, folder)
-    return await runtime.open_database(folder / DATABASE_NAME, SCHEMA)
+    return await runtime.open_database(folder / DATABASE_NAME, SCHEMA + WATCH_SCHEMA)

@@ -1,0 +1,249 @@
+"""Watched folders: what appears in one and stays as it is, is put, under its path within the folder.
+
+What was done is remembered by what identified the file, so that a restart puts nothing twice. A look at the folder
+decides (settling.py); the operating system's notices only say when to look. Where there are none, on a network share
+say, we look once in a while. Files and folders whose name begins with a dot are left alone: programs write there first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from daemon.events import Events
+from daemon.putrecord import Put, PutState
+from daemon.puts import Puts
+from daemon.settling import Settling
+from daemon.walking import find_files
+from protocol.errors import CommandError, NotFound
+from runtime.seam import Database, FileStatus, Runtime
+
+log = structlog.get_logger()
+
+# Calls the second argument whenever something may have changed below one of the folders; until cancelled.
+Observe = Callable[[Sequence[Path], Callable[[], None]], Awaitable[None]]
+
+SETTLE_SECONDS = 5.0
+LOOK_SECONDS = 1.0  # while something settles
+LOOK_AGAIN_SECONDS = 60.0  # when nothing is said to have changed
+FAILED_SECONDS = 300.0  # until a file whose put has failed is tried again
+FOLDERS_MAX = 64
+
+SCHEMA = """
+-- watching.py: folders that upswarm watch added; what each file was when it was put, by path.
+CREATE TABLE IF NOT EXISTS watched (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS watch_done (path BLOB PRIMARY KEY, status TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Watching:
+    """See the module. ``load`` it, then ``run``. ``configured``: folders that the settings name."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        database: Database,
+        puts: Puts,
+        events: Events,
+        configured: Sequence[Path],
+        observe: Observe | None,
+    ) -> None:
+        self._runtime = runtime
+        self._database = database
+        self._puts = puts
+        self._events = events
+        self._configured = tuple(configured)
+        self._observe = observe
+        self._added: list[Path] = []
+        self._done: dict[Path, FileStatus] = {}
+        self._settling: dict[Path, Settling] = {}
+        self._busy: set[Path] = set()
+        self._trouble: dict[Path, str] = {}
+        self._news = trio.Event()
+        self._changed = trio.Event()
+
+    async def load(self) -> None:
+        """Read what earlier lives were told, and did."""
+
+        def read(cursor: Any) -> tuple[list[Path], dict[Path, FileStatus]]:
+            added = [_path(row[0]) for row in cursor.execute("SELECT path FROM watched ORDER BY path")]
+            rows = cursor.execute("SELECT path, status FROM watch_done")
+            return added, {_path(path): FileStatus(*json.loads(status)) for path, status in rows}
+
+        self._added, self._done = await self._database.read(read)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Return what is watched."""
+        return list(dict.fromkeys((*self._configured, *self._added)))
+
+    async def add(self, folder: Path) -> None:
+        """Watch ``folder`` from now on, also in later lives. Files that lie there are put as well.
+
+        Raises:
+            CommandError: it is no folder, or there are too many.
+        """
+        try:
+            await self._runtime.run_sync(self._runtime.disk.list_folder, folder)
+        except OSError as error:
+            raise CommandError("not-a-folder", f"{folder}: {error.strerror or error}", 2) from error
+        if folder in self.folders:
+            return
+        if len(self.folders) >= FOLDERS_MAX:
+            raise CommandError("too-many", f"{FOLDERS_MAX} folders are watched already", 6)
+        row = (bytes(folder),)
+        await self._database.transaction(lambda cursor: cursor.execute("INSERT OR IGNORE INTO watched VALUES (?)", row))
+        self._added.append(folder)
+        self._refresh()
+
+    async def remove(self, folder: Path) -> None:
+        """Watch ``folder`` no longer; puts that have begun go on.
+
+        Raises:
+            NotFound: it is not watched.
+            CommandError: the settings name it.
+        """
+        if folder in self._configured:
+            raise CommandError("refused", f"{folder} is watched because the settings say so: [daemon] watch", 6)
+        if folder not in self._added:
+            raise NotFound(f"{folder} is not watched")
+        row = (bytes(folder),)
+        await self._database.transaction(lambda cursor: cursor.execute("DELETE FROM watched WHERE path = ?", row))
+        self._added.remove(folder)
+        self._settling.pop(folder, None)
+        self._refresh()
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return how it stands, folder by folder."""
+        return [
+            {
+                "path": str(folder),
+                "configured": folder in self._configured,
+                "done": sum(path.is_relative_to(folder) for path in self._done),
+                "settling": self._settling[folder].waiting if folder in self._settling else 0,
+                "putting": sum(path.is_relative_to(folder) for path in self._busy),
+                "trouble": self._trouble.get(folder, ""),
+            }
+            for folder in self.folders
+        ]
+
+    async def run(self) -> None:
+        """Look and put, until cancelled."""
+        async with trio.open_nursery() as puts:
+            puts.start_soon(self._observe_always, name="observe folders")
+            while True:
+                news = self._news
+                waiting = False
+                for folder in self.folders:
+                    waiting |= await self._look(folder, puts)
+                with trio.move_on_after(LOOK_SECONDS if waiting else LOOK_AGAIN_SECONDS):
+                    await news.wait()
+                if waiting:
+                    # A file that grows says so all the time; once a second is often enough to look.
+                    await trio.sleep(LOOK_SECONDS)
+
+    # --- inside ---
+
+    async def _look(self, folder: Path, puts: trio.Nursery) -> bool:
+        """Begin to put what is ready; return whether something is still to settle."""
+        settling = self._settling.setdefault(folder, Settling(SETTLE_SECONDS))
+        try:
+            names, found = await self._runtime.run_sync(self._find, folder)
+        except (CommandError, OSError) as error:
+            # Not there now, an unplugged disk perhaps: what was done stays done.
+            self._say(folder, str(error))
+            return False
+        self._say(folder, "")
+        await self._forget(
+            [p for p in self._done if p.is_relative_to(folder) and p not in found and p not in self._busy]
+        )
+        now = trio.current_time()
+        for path in settling.look(now, found, self._done):
+            if path not in self._busy:
+                self._busy.add(path)
+                puts.start_soon(self._put, settling, path, names[path], found[path], name=f"watched {path.name}")
+        return settling.waiting > 0
+
+    def _find(self, folder: Path) -> tuple[dict[Path, str], dict[Path, FileStatus]]:
+        disk = self._runtime.disk
+        try:
+            files, _ = find_files(disk, folder, None)
+        except NotFound:
+            disk.list_folder(folder)  # Empty is fine, gone is not.
+            files = []
+        names, found = {}, {}
+        for file in files:
+            if any(part.startswith(".") for part in file.path.relative_to(folder).parts):
+                continue
+            try:
+                found[file.path] = disk.status(file.path)
+                names[file.path] = file.name
+            except OSError:
+                continue  # It went between two looks.
+        return names, found
+
+    async def _put(self, settling: Settling, path: Path, name: str, status: FileStatus) -> None:
+        try:
+            put = await self._puts.put(path, name)
+            await self._puts.wait(put, "stored", _nothing)
+            if put.state is PutState.STORED:
+                await self._remember(path, status)
+            else:
+                settling.again(path, trio.current_time(), FAILED_SECONDS)
+        finally:
+            self._busy.discard(path)
+            self._news.set()
+            self._news = trio.Event()
+
+    async def _remember(self, path: Path, status: FileStatus) -> None:
+        row = (bytes(path), json.dumps([getattr(status, key) for key in FileStatus.__slots__]))
+        await self._database.transaction(
+            lambda cursor: cursor.execute("INSERT OR REPLACE INTO watch_done VALUES (?, ?)", row)
+        )
+        self._done[path] = status
+
+    async def _forget(self, paths: list[Path]) -> None:
+        if not paths:
+            return
+        rows = [(bytes(path),) for path in paths]
+        await self._database.transaction(
+            lambda cursor: cursor.executemany("DELETE FROM watch_done WHERE path = ?", rows)
+        )
+        for path in paths:
+            del self._done[path]
+
+    def _say(self, folder: Path, trouble: str) -> None:
+        if trouble and self._trouble.get(folder) != trouble:
+            self._events.add("watched folder cannot be read", path=str(folder), reason=trouble)
+        self._trouble[folder] = trouble
+
+    def _refresh(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    async def _observe_always(self) -> None:
+        while self._observe is not None:
+            changed = self._changed
+            async with trio.open_nursery() as observing:
+                if self.folders:
+                    observing.start_soon(self._observe, self.folders, self._wake)
+                await changed.wait()
+                observing.cancel_scope.cancel()
+
+
+async def _nothing(_: Put) -> None:
+    return None
+
+
+def _path(data: bytes) -> Path:
+    return Path(data.decode("utf-8", "surrogateescape"))
