@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import plistlib
 import re
 import shutil
 import subprocess
@@ -174,3 +175,8 @@ def test_what_systemctl_refuses_is_told_in_its_words(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(CommandError, match="Failed to --user daemon-reload"):
         service._control(True, ["daemon-reload"])
+
+
+def test_the_job_for_launchd_is_a_property_list() -> None:
+    job = plistlib.loads((Path(service.__file__).parent / "units" / "org.upswarm.daemon.plist").read_bytes())
+    assert job["ProgramArguments"][1:] == ["daemon"] and job["ExitTimeOut"] == 10
