@@ -2,7 +2,7 @@
 
 Holds exactly what base.py demands, in plain dictionaries; every method runs without an await in its middle, which is
 what makes it atomic. Costs: a message is applied in time linear in its own length, a page of tags is found by bisection
-(order.py), the newest tags by one pass over all.
+(order.py), and the newest tags are known (newest.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tracker.index.base import (
     TagView,
     chunks_of,
 )
+from tracker.index.newest import NewestTags
 from tracker.index.order import SortedTags
 from tracker.index.summary import newest_of, tag_view_of
 
@@ -73,6 +74,7 @@ class MemoryIndex:
         self._nodes: dict[NodeId, _Node] = {}
         self._holders: dict[Tag, set[NodeId]] = {}
         self._order = SortedTags()  # the keys of _holders
+        self._newest = NewestTags(self._since)
         self._named: dict[str, dict[Tag, int]] = {}  # how many holders call a tag so
         self._jobs: dict[tuple[Tag, NodeId], _Job] = {}
         self._jobs_by_tag: dict[Tag, set[NodeId]] = {}
@@ -214,9 +216,7 @@ class MemoryIndex:
 
     async def newest_tags(self, now: float, limit: int) -> tuple[TagView, ...]:
         """See ``base.Index``."""
-        dated = ((self._since(tag, now), tag) for tag in self._holders)
-        newest = heapq.nsmallest(limit, ((-since, tag) for since, tag in dated if since is not None))
-        views = (self._tag_view(tag, now) for _, tag in newest)
+        views = (self._tag_view(tag, now) for tag in self._newest.first(limit, now, self._holders))
         return tuple(view for view in views if view is not None)
 
     async def jobs(self, now: float) -> tuple[Job, ...]:
@@ -312,6 +312,7 @@ class MemoryIndex:
         self._holders[tag].add(node)
         names = tuple(dict.fromkeys(holding.names))
         entry.held[tag] = _Held(bitmap, holding.size_bytes, names, holding.since)
+        self._newest.note(tag, holding.since)
         for name in names:
             calls = self._named.setdefault(name, {})
             calls[tag] = calls.get(tag, 0) + 1
@@ -351,7 +352,11 @@ class MemoryIndex:
 
     def _since(self, tag: Tag, now: float) -> int | None:
         return max(
-            (self._nodes[node].held[tag].since for node in self._holders[tag] if self._living(node, now) is not None),
+            (
+                self._nodes[node].held[tag].since
+                for node in self._holders.get(tag, ())
+                if self._living(node, now) is not None
+            ),
             default=None,
         )
 
