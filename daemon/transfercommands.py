@@ -32,22 +32,31 @@ NOTICE_SECONDS_MIN = 0.2
 
 
 class Notices:
-    """Progress for one caller: a few a second for each job, every change of state, one line at a time."""
+    """Progress for one caller: a few a second for each job, every change of state at once, one line at a time."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
         self._turn = trio.Lock()
-        self._said: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, tuple[object, float]] = {}
 
     async def __call__(self, job: Put | Get) -> None:
-        now = trio.current_time()
         before = self._said.get(job.id)
-        if before is not None and before[0] == job.state.value:
-            # What changes meanwhile is in the one that is sent then.
-            await trio.sleep(max(0.0, before[1] + NOTICE_SECONDS_MIN - now))
+        if before is not None and before[0] == _standing(job):
+            if job.state.final:
+                return  # That was the last word.
+            # What changes meanwhile is in the one that is sent then; what somebody waits for is sent at once.
+            due = before[1] + NOTICE_SECONDS_MIN
+            while before[0] == _standing(job) and trio.current_time() < due:
+                with trio.move_on_at(due):
+                    await job.changed.wait()
         async with self._turn:
-            self._said[job.id] = (job.state.value, trio.current_time())
+            self._said[job.id] = (_standing(job), trio.current_time())
             await self._notify("progress", job.progress(trio.current_time()))
+
+
+def _standing(job: Put | Get) -> object:
+    """Return what people wait for: that it comes further, or that they may leave."""
+    return job.state, isinstance(job, Put) and job.safe
 
 
 class TransferCommands:
