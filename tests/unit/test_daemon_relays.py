@@ -99,16 +99,19 @@ async def test_a_get_of_the_same_file_goes_first(world: World, autojump_clock: o
 
 
 async def test_a_relay_ends_with_its_link_to_storage(world: World, autojump_clock: object) -> None:
-    async with world.tracker.running():
-        async with world.daemon("bert", lend=True) as relay, world.daemon(up_bytes_per_second=SLOW) as daemon:
-            async with world.site.storage():
-                world.tracker.assigned = world.site.address
-                await until(lambda: relay.near_nodes())
-                _, tag = await begin_put(world, daemon, some_bytes(SIZE_BYTES))
-                world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node)
-                await until(lambda: relay.library.holding(tag) is not None)
-            await until(lambda: not len(relay.relays))
-            assert relay.library.holding(tag) is None
+    async with (
+        world.tracker.running(),
+        world.daemon("bert", lend=True) as relay,
+        world.daemon(up_bytes_per_second=SLOW) as daemon,
+    ):
+        async with world.site.storage():
+            world.tracker.assigned = world.site.address
+            await until(lambda: relay.near_nodes())
+            _, tag = await begin_put(world, daemon, some_bytes(SIZE_BYTES))
+            world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node)
+            await until(lambda: relay.library.holding(tag) is not None)
+        await until(lambda: not len(relay.relays))
+        assert relay.library.holding(tag) is None
 
 
 def test_only_addresses_on_networks_of_ours_are_near() -> None:

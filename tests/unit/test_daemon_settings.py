@@ -64,5 +64,5 @@ async def test_a_timetable_is_set_shown_and_taken_away_by_limit(tmp_path: Path) 
 
 
 def test_a_timetable_that_is_none_is_a_wrong_setting(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="timetable: .*weekday"):
+    with pytest.raises(ConfigError, match=r"timetable: .*weekday"):
         DaemonConfig(places=Places.of(tmp_path, "daemon"), timetable="Sunny-08:00,1M")
