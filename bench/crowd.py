@@ -90,23 +90,29 @@ def main() -> int:
     if unknown:
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(every)}")
     results: list[Result] = []
+    failed: list[str] = []
     chosen = Options(options.mib, options.mbit, options.nodes, options.rival, options.keep_logs)
     try:
         for _ in range(options.runs):
             for name in options.scenarios or every:
-                for result in STORIES[name](chosen) if name in STORIES else run_scenario(name, chosen):
-                    results.append(result)
-                    print(shown(result), flush=True)
-                    if options.lines:
-                        print(result.lines, flush=True)
-                    if options.json is not None:
-                        with options.json.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(result.to_json()) + "\n")
+                try:
+                    for result in STORIES[name](chosen) if name in STORIES else run_scenario(name, chosen):
+                        results.append(result)
+                        print(shown(result), flush=True)
+                        if options.lines:
+                            print(result.lines, flush=True)
+                        if options.json is not None:
+                            with options.json.open("a", encoding="utf-8") as file:
+                                file.write(json.dumps(result.to_json()) + "\n")
+                except (AssertionError, OSError) as error:
+                    # One that could not be brought to its end; the others are measured all the same.
+                    failed.append(name)
+                    print(f"{name:<14}failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     except CannotBuild as error:
         print(f"bench.crowd: {error}", file=sys.stderr)
         return 1
     print(f"{summary(results)}\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -306,6 +306,9 @@ def _run_upswarm(run: _Run) -> Result:
                 get.join(None if stored_seconds else 1.0)
             whole = [get.seconds for get in gets]
             free_seconds = watched.free_seconds()
+            for absence in scene.absences:
+                if not absence.kill:
+                    os.kill(cast.daemons[absence.host].pid, 18)  # who is frozen cannot be asked
             sent |= cast.sent()
             return Result(
                 run.scenario,
