@@ -6,18 +6,20 @@ import dataclasses
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from protocol.errors import CommandError, ConfigError, UpswarmError
 from runtime.config import Secret
 from runtime.places import PROGRAMS, Program
-from upswarm import doctor as examination
 from upswarm.client import NoProgram
 from upswarm.console import Console, failure, verb
 from upswarm.programs import config_kind, load_program_config
 from upswarm.text import shown, table
+
+if TYPE_CHECKING:
+    from upswarm.doctor import Finding
 
 PARTS = ("trio", "msgpack", "cryptography", "apsw", "zeroconf", "click", "rich", "structlog", "platformdirs")
 
@@ -26,6 +28,8 @@ PARTS = ("trio", "msgpack", "cryptography", "apsw", "zeroconf", "click", "rich",
 @verb
 def doctor(console: Console) -> None:
     """Examine this installation, with or without a running daemon. Exit code 1 when something is wrong."""
+    from upswarm import doctor as examination
+
     findings = examination.examine(console.home)
     console.give(
         {"ok": all(finding.ok for finding in findings), "checks": [vars_of(f) for f in findings]}, _doctor_text
@@ -33,7 +37,7 @@ def doctor(console: Console) -> None:
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-def vars_of(finding: examination.Finding) -> dict[str, Any]:
+def vars_of(finding: Finding) -> dict[str, Any]:
     """Return a finding as programs read it."""
     return {"check": finding.check, "ok": finding.ok, "says": finding.says}
 
@@ -48,6 +52,8 @@ def _doctor_text(data: Any) -> str:
 @verb
 def bugreport(console: Console) -> None:
     """Print what a report of a problem should contain; secrets are left out."""
+    from upswarm import doctor as examination
+
     data: dict[str, Any] = {
         "version": versions(),
         "platform": platform.platform(),
