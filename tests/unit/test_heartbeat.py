@@ -567,3 +567,22 @@ async def test_stopping_says_goodbye_to_the_tracker(autojump_clock) -> None:
         w.links.drop(w.tracker_node.node, "leaving", "the program ends")
         await link.wait_ended()
         assert "leaving" in (link.lost or "")
+
+
+# --- what nobody misses ---
+
+
+async def test_what_nobody_misses_goes_to_a_tracker_that_likes_it_and_while_the_link_is_idle(
+    autojump_clock, monkeypatch
+) -> None:
+    shown = m.JobMap(tag=some_tag("film"), senders=(), runs=b"")
+    posted: list[m.Message] = []
+    async with world() as w:
+        assert not w.link.offer(shown, "job-maps"), "not connected yet"
+        await w.link.wait_connected()
+        link = next(iter(w.links))
+        monkeypatch.setattr(link, "post", posted.append)
+        assert not w.link.offer(shown, "no such feature") and posted == []
+        assert w.link.offer(shown, "job-maps") and posted == [shown]
+        monkeypatch.setattr(link, "_control_bytes", 1 << 20)
+        assert not w.link.offer(shown, "job-maps") and posted == [shown]

@@ -293,3 +293,31 @@ async def test_status_tells_of_jobs_and_who_contributed(world: World) -> None:
         (one,) = job["pushed"]
         assert (one["node"], one["bytes_pushed"], one["is_uploader"]) == (ada.node, 3 * 1024 * 1024, True)
         assert status["node_count"] == 2 and status["job_count"] == 1
+
+
+# --- chunk maps ---
+
+
+def shown(runs: bytes) -> m.JobMap:
+    return m.JobMap(tag=TAG, senders=(), runs=runs)
+
+
+async def test_a_chunk_map_is_taken_and_one_that_cannot_be_ends_the_link(world: World) -> None:
+    storage = await world.member("disk", Role.STORAGE)
+    async with present(world, storage) as link:
+        link.post(update())
+        link.post(shown(b"\0\x08\x80\0"))
+        await settled(link)
+        link.post(shown(b"\0\x09\x80\0"))
+        with pytest.raises((LinkLost, AssertionError, RemoteProtocolError)):
+            await next_message(link, m.WhereAnswer)
+        assert link.lost is not None
+
+
+async def test_a_peer_may_not_show_chunk_maps(world: World) -> None:
+    async with present(world, await world.member("ada")) as link:
+        link._connection._may_send |= {m.JobMap}
+        link.post(shown(b"\0\x08\0\0"))
+        with pytest.raises((LinkLost, AssertionError, RemoteProtocolError)):
+            await next_message(link, m.WhereAnswer)
+        assert link.lost is not None
