@@ -261,8 +261,8 @@ class Checks:
                 self._requests_end(host, engine)
             orders = getattr(host.program, "orders", None)
             if orders is not None and not host.port.frozen:
-                for (tag, _), (_, expires_at) in orders._waiting.items():
-                    if world.timeline.now > expires_at + ORDER_SLACK_SECONDS:
+                for (tag, _), waiting in orders._waiting.items():
+                    if world.timeline.now > waiting.expires_at + ORDER_SLACK_SECONDS:
                         raise Violation(f"{host.name} keeps an order for {tag} that has expired")
             if self.revoked and self._knows_revocations(host.port.address):
                 for link in host.program.links:
@@ -377,13 +377,13 @@ class Checks:
 
     # --- looking at platters ---
 
-    def _paths_of(self, host: SimHost, tag: Tag) -> list[Path]:
+    def _files_of(self, host: SimHost, tag: Tag) -> list[tuple[Path, Inode]]:
+        """Return the files called like ``tag`` that no crash can take the name of: one that is being renamed has either
+        name afterwards."""
         text = str(tag)
-        return [
-            path
-            for path, inode in host.platter.durable_names.items()
-            if path.name == text and inode is not None and path in host.platter.names
-        ]
+        seen = {inode for path, inode in host.platter.names.items() if path.name == text and inode is not None}
+        durable = host.platter.durable_names.items()
+        return [(path, inode) for path, inode in durable if path.name == text and inode is not None and inode in seen]
 
     def _chunk_is_durable(self, host: SimHost, tag: Tag, chunk: int) -> bool:
         data = self.known[tag]
@@ -392,8 +392,7 @@ class Checks:
         return any(
             inode.durable[start : start + size] == data[start : start + size]
             and not any(self._touches(offset, written, start, size) for offset, written in inode.pending)
-            for inode in (host.platter.durable_names[path] for path in self._paths_of(host, tag))
-            if inode is not None
+            for _, inode in self._files_of(host, tag)
         )
 
     @staticmethod
@@ -406,9 +405,8 @@ class Checks:
     def _object_is_durable(self, host: SimHost, tag: Tag) -> bool:
         data = self.known[tag]
         return any(
-            "objects" in path.parts and inode is not None and inode.durable == data
-            for path in self._paths_of(host, tag)
-            for inode in (host.platter.durable_names[path],)
+            "objects" in path.parts and inode.durable == data and host.platter.names.get(path) is inode
+            for path, inode in self._files_of(host, tag)
         )
 
     def _platter_is_right(self, host: SimHost) -> None:
