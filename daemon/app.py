@@ -130,7 +130,7 @@ class Daemon:
             self.neighbours,
             config.places.state / "relay",
             self.near_nodes,
-            lambda: config.lend and not self.paused,
+            lambda: self.config.lend and not self.paused,
         )
         fetching = Fetching(runtime, library, self.engine, self.neighbours, holders, self.relays.make_way)
         self.gets = Gets(runtime, database, library, holders, fetching, self.events, config.downloads)
