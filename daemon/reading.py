@@ -39,6 +39,8 @@ KEPT_BYTES_MAX = 48 * MIB
 KEPT_SECONDS_MAX = 60.0
 READ_SECONDS_MAX = 120.0
 SEARCH_SECONDS = 2.0
+# What was stored a moment ago the tracker hears of with the next word of its storage node.
+PATIENCE_SECONDS = 6.0
 _TURN_SECONDS = 0.05
 
 
@@ -162,13 +164,16 @@ class Reading:
     async def _search(self, swarm: Swarm) -> bool:
         """Introduce ``swarm`` to whoever may have the file, while it runs; False when nobody is left to ask."""
         refused: set[NodeId] = set()
+        patient_until = self._runtime.clock.monotonic() + PATIENCE_SECONDS
         while True:
             sources = await self._holders.sources(swarm.tag)
             fresh = [one for one in sources if one.node not in swarm.sources][:SOURCES_MAX]
             async with trio.open_nursery() as asks:
                 for source in fresh:
                     asks.start_soon(self._ask, swarm, source, refused)
-            if not sources and not swarm.sources and not self._holders.tracker_is_away:
+            if sources or swarm.sources or self._holders.tracker_is_away:
+                patient_until = self._runtime.clock.monotonic() + PATIENCE_SECONDS
+            elif self._runtime.clock.monotonic() >= patient_until:
                 return False
             await trio.sleep(SEARCH_SECONDS)
 
