@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 
 from simulation.replay import SeedFailed, commit, live_through, show
+
+# A world takes a tenth of a second. One that takes this long spins.
+BUSY_SECONDS_MAX = 60.0
 
 
 def main(words: list[str]) -> int:
@@ -23,7 +27,9 @@ def main(words: list[str]) -> int:
     began, busy = time.monotonic(), time.process_time()
     failed: list[int] = []
     simulated = 0.0
+    signal.signal(signal.SIGVTALRM, _spins)
     for number, seed in enumerate(seeds, 1):
+        signal.setitimer(signal.ITIMER_VIRTUAL, BUSY_SECONDS_MAX)
         try:
             simulated += live_through(seed).seconds
         except SeedFailed as error:
@@ -32,6 +38,7 @@ def main(words: list[str]) -> int:
         if number % 500 == 0:
             sys.stdout.write(f"{number} worlds, {len(failed)} failed, {time.monotonic() - began:.0f} s\n")
         sys.stdout.flush()
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     busy = time.process_time() - busy
     sys.stdout.write(
         f"commit {commit()}: {len(seeds)} worlds, {len(failed)} failed{': ' if failed else ''}"
@@ -39,6 +46,10 @@ def main(words: list[str]) -> int:
         f" ({simulated / max(busy, 0.001):.0f} a second)\n"
     )
     return 1 if failed else 0
+
+
+def _spins(_number: int, _frame: object) -> None:
+    raise RuntimeError(f"this world has kept the processor busy for {BUSY_SECONDS_MAX:.0f} s")
 
 
 if __name__ == "__main__":

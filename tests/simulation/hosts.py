@@ -50,7 +50,7 @@ class SimClock:
         self._timeline = timeline
 
     def monotonic(self) -> float:
-        return self._timeline.now
+        return self._timeline.current_time()
 
     def wall(self) -> float:
         return WALL_BEGIN + self._timeline.now + self.skew_seconds
