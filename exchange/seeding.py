@@ -45,6 +45,12 @@ class _Spread:
     owners: dict[int, int] = field(default_factory=dict)
     sent_bytes: dict[int, int] = field(default_factory=dict)  # of chunks that have not left
 
+    def is_storages_turn(self, chunks: int) -> bool:
+        """Whether the last ``chunks`` that nobody has asked for are storage's: as many as the others are getting, or
+        have in reserve. Then storage is still fetching first ones when the others are done with theirs."""
+        has_storage = any(receiver.storage for receiver in self.receivers.values())
+        return has_storage and chunks <= len(self.receivers) * (AHEAD + 1)
+
 
 class Seeding:
     """All tags that somebody fetches from us. Links are numbered by whoever asks."""
@@ -78,6 +84,8 @@ class Seeding:
                 return not receiver.storage
             # Suggested to another one that has not asked for it: first come, first served.
             del spread.receivers[owner].suggested[chunk]
+        elif not receiver.storage and spread.is_storages_turn(tag.chunks - len(spread.left) - len(spread.owners)):
+            return True
         spread.owners[chunk] = link
         return False
 
@@ -101,7 +109,7 @@ class Seeding:
         free = held - spread.left - Bitmap.of(tag.chunks, spread.owners)
         found: list[int] = []
         while free and len(receiver.suggested) < AHEAD:
-            if not receiver.storage and len(free) <= len(spread.receivers) and _has_storage(spread):
+            if not receiver.storage and spread.is_storages_turn(len(free)):
                 break
             chunk = free.first_from(self._rng.randrange(tag.chunks))
             assert chunk is not None
@@ -132,7 +140,3 @@ class Seeding:
     def _free(spread: _Spread, receiver: _Receiver, chunk: int) -> None:
         del receiver.suggested[chunk]
         del spread.owners[chunk]
-
-
-def _has_storage(spread: _Spread) -> bool:
-    return any(receiver.storage for receiver in spread.receivers.values())

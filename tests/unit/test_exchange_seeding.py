@@ -70,6 +70,14 @@ def test_the_last_chunks_are_left_to_storage() -> None:
     assert sorted(seeding.suggestions(2, TAG, last, 0.0)) == [1, 2]
 
 
+def test_who_asks_for_one_of_the_last_chunks_lets_storage_go_first() -> None:
+    seeding = seeding_for(3, storage=2)
+    for chunk in range(8):
+        seeding.asked(1, TAG, chunk, 0.0)
+    assert seeding.asked(1, TAG, 8, 0.0)
+    assert not seeding.asked(2, TAG, 8, 0.0)
+
+
 def test_a_suggestion_that_is_not_followed_goes_to_another_one() -> None:
     seeding = seeding_for(2)
     two = Bitmap.of(CHUNKS, (1, 2, 3))
