@@ -45,6 +45,12 @@ class _Spread:
     owners: dict[int, int] = field(default_factory=dict)
     sent_bytes: dict[int, int] = field(default_factory=dict)  # of chunks that have not left
 
+    def disown(self, chunk: int) -> None:
+        """A chunk is nobody's."""
+        owner = self.owners.pop(chunk, None)
+        if owner is not None:
+            self.receivers[owner].suggested.pop(chunk, None)
+
     def is_storages_turn(self, chunks: int) -> bool:
         """Whether the last ``chunks`` that nobody has asked for are storage's: as many as the others are getting, or
         have in reserve. Then storage is still fetching first ones when the others are done with theirs."""
@@ -76,14 +82,14 @@ class Seeding:
             receiver.suggested.pop(chunk, None)
             return False
         for old in [old for old, at in receiver.suggested.items() if now - at > PATIENCE_SECONDS]:
-            self._free(spread, receiver, old)
+            spread.disown(old)
         if chunk in spread.left:
             return not receiver.storage
         if owner is not None:
             if chunk not in spread.receivers[owner].suggested:
                 return not receiver.storage
             # Suggested to another one that has not asked for it: first come, first served.
-            del spread.receivers[owner].suggested[chunk]
+            spread.disown(chunk)
         elif not receiver.storage and spread.is_storages_turn(tag.chunks - len(spread.left) - len(spread.owners)):
             return True
         spread.owners[chunk] = link
@@ -98,7 +104,8 @@ class Seeding:
         if spread.sent_bytes[chunk] >= layout.bytes_of(chunk):
             spread.left.add(chunk)
             del spread.sent_bytes[chunk]
-            spread.owners.pop(chunk, None)
+            # Suggested to one, and asked for by storage twice meanwhile: that one need not any more.
+            spread.disown(chunk)
 
     def suggestions(self, link: int, tag: Tag, held: Bitmap, now: float) -> list[int]:
         """Return what to suggest to ``link`` now; it counts as suggested."""
@@ -122,12 +129,13 @@ class Seeding:
     def leave(self, link: int, tag: Tag) -> None:
         """A link needs nothing more of ``tag``."""
         spread = self._tags.get(tag)
-        if spread is None or spread.receivers.pop(link, None) is None:
+        if spread is None or link not in spread.receivers:
             return
         for chunk in [chunk for chunk, owner in spread.owners.items() if owner == link]:
             # It may have the chunk from us or from others, or gone without it: somebody else should have it.
-            del spread.owners[chunk]
+            spread.disown(chunk)
             spread.sent_bytes.pop(chunk, None)
+        del spread.receivers[link]
         if not spread.receivers:
             del self._tags[tag]
 
@@ -135,8 +143,3 @@ class Seeding:
         """A link has ended."""
         for tag in [tag for tag, spread in self._tags.items() if link in spread.receivers]:
             self.leave(link, tag)
-
-    @staticmethod
-    def _free(spread: _Spread, receiver: _Receiver, chunk: int) -> None:
-        del receiver.suggested[chunk]
-        del spread.owners[chunk]

@@ -1,0 +1,70 @@
+"""Whatever receivers ask for, in whatever order, no chunk is suggested to two of them, nor after it has left."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from exchange.seeding import AHEAD, Seeding
+from protocol.bitmap import Bitmap
+from protocol.ids import Tag
+from protocol.limits import MIB
+from protocol.manifest import Layout
+
+CHUNKS = 8
+TAG = Tag(b"t" * 32, CHUNKS)
+LAYOUT = Layout.of_size(CHUNKS * MIB)
+LINKS = st.integers(1, 4)
+CHUNK = st.integers(0, CHUNKS - 1)
+
+
+class SeedingMachine(RuleBasedStateMachine):
+    """Link 1 is storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeding = Seeding(random.Random(1))
+        self.now = 0.0
+
+    @rule(link=LINKS)
+    def join(self, link: int) -> None:
+        self.seeding.join(link, TAG, storage=link == 1)
+
+    @rule(link=LINKS, chunk=CHUNK)
+    def ask(self, link: int, chunk: int) -> None:
+        can_wait = self.seeding.asked(link, TAG, chunk, self.now)
+        assert not (can_wait and link == 1), "storage never waits"
+
+    @rule(chunk=CHUNK, quarters=st.integers(1, 4))
+    def send(self, chunk: int, quarters: int) -> None:
+        self.seeding.sent(TAG, chunk, quarters * MIB // 4, LAYOUT)
+
+    @rule(link=LINKS, held=st.sets(CHUNK))
+    def suggest(self, link: int, held: set[int]) -> None:
+        before = self.seeding._tags.get(TAG)
+        left = set(before.left) if before else set()
+        suggested = self.seeding.suggestions(link, TAG, Bitmap.of(CHUNKS, held), self.now)
+        assert set(suggested) <= held - left and len(suggested) <= AHEAD
+
+    @rule(link=LINKS)
+    def leave(self, link: int) -> None:
+        self.seeding.drop(link)
+
+    @rule(seconds=st.floats(0, 2))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def each_chunk_has_one_owner(self) -> None:
+        for spread in self.seeding._tags.values():
+            assert spread.receivers
+            for link, receiver in spread.receivers.items():
+                assert len(receiver.suggested) <= AHEAD
+                assert all(spread.owners.get(chunk) == link for chunk in receiver.suggested)
+            assert set(spread.owners.values()) <= set(spread.receivers)
+            assert not set(spread.owners) & set(spread.left)
+
+
+TestSeeding = SeedingMachine.TestCase
