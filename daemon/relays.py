@@ -251,7 +251,10 @@ class Relays:
 
     async def _ask(self, relay: _Relay, source: NodeAddress) -> None:
         try:
-            self._engine.ask(await self._neighbours.dial(source), relay.tag)
+            link = await self._neighbours.dial(source)
+            # What we fetch is for storage: it is not to wait behind who wants it for himself.
+            link.post(m.Lend(tag=relay.tag))
+            self._engine.ask(link, relay.tag)
         except (LinkLost, NotTrusted) as error:
             relay.asked.discard(source.node)
             log.debug("source of a relay not reached", node=source.node, reason=str(error))

@@ -185,6 +185,12 @@ class Engine:
         """Ask what they have of ``tag``; their offer attaches to our swarm of it."""
         link.post(Ask(tag=tag))
 
+    def lend(self, link: Link, tag: Tag) -> None:
+        """``link`` lends its line to our fetch of ``tag``, if there is one: it is told what to fetch for us."""
+        swarm = self._swarms.get(tag)
+        if swarm is not None:
+            swarm.lend(self.session_of(link))
+
     def offer(self, link: Link, tag: Tag) -> None:
         """Offer what we hold of ``tag``, and tell them of more as it comes."""
         self.session_of(link).offer(tag)

@@ -34,6 +34,8 @@ FETCH_GUESS_SECONDS = 0.2
 PATIENCE_SECONDS = 4.0
 REST_SECONDS_FIRST = 15.0
 REST_SECONDS_MAX = 300.0
+# One slow fetch may be the machine's, several are the line's.
+SLOW_MAX = 2
 # Not worth fetching a chunk for.
 SHARE_BYTES_MIN = 4 * CELL_BYTES
 LENDERS_MAX = 64
@@ -44,6 +46,8 @@ class _Lender:
     given: dict[int, float] = field(default_factory=dict)  # chunk not verified here yet -> when it was given
     awaited: set[int] = field(default_factory=set)  # of these, not offered yet
     fetch_seconds: float | None = None  # for a whole chunk, as seen from here
+    push_rate: float | None = None  # bytes per second, once it has delivered something
+    slow: int = 0  # how often in a row it fetched more slowly than it pushes
     rests: int = 0
     rests_until: float = 0.0
 
@@ -81,7 +85,10 @@ class Lending:
                 seconds = max(0.001, now - lender.given[chunk]) / (1 + len(lender.awaited))
                 before = lender.fetch_seconds
                 lender.fetch_seconds = seconds if before is None else (before + seconds) / 2
-                lender.rests = 0
+                rate = lender.push_rate
+                lender.slow = lender.slow + 1 if rate and self._layout.bytes_of(chunk) / seconds < rate else 0
+                if not lender.slow:
+                    lender.rests = 0
 
     def reserved_from(self, link: int) -> Bitmap:
         """Return the chunks that ``link`` is not to begin, because another one was given them."""
@@ -122,7 +129,8 @@ class Lending:
                 lender.awaited.discard(chunk)
             source = sources.get(link)
             rate = source.rate.bytes_per_second if source is not None else None
-            self._judge(link, lender, rate, now)
+            lender.push_rate = rate
+            self._judge(link, lender, now)
             if now < lender.rests_until:
                 continue
             chunks = self._for_lender(link, lender, unopened, open_rest, source, rate, now)
@@ -130,14 +138,14 @@ class Lending:
                 found.append((link, chunks))
         return found
 
-    def _judge(self, link: int, lender: _Lender, rate: float | None, now: float) -> None:
+    def _judge(self, link: int, lender: _Lender, now: float) -> None:
         chunk_bytes = self._layout.chunk_bytes
-        patience_seconds = PATIENCE_SECONDS + 2 * chunk_bytes / (rate or RATE_GUESS)
+        patience_seconds = PATIENCE_SECONDS + 2 * chunk_bytes / (lender.push_rate or RATE_GUESS)
         late = any(now - lender.given[chunk] > patience_seconds for chunk in lender.awaited)
-        useless = rate is not None and lender.fetch_seconds is not None and chunk_bytes / lender.fetch_seconds < rate
-        if late or useless:
+        if late or lender.slow >= SLOW_MAX:
             lender.rests_until = now + min(REST_SECONDS_MAX, REST_SECONDS_FIRST * 2**lender.rests)
             lender.rests += 1
+            lender.slow = 0
             lender.fetch_seconds = None
             for chunk in lender.awaited:
                 lender.given.pop(chunk, None)

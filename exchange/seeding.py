@@ -33,7 +33,12 @@ PATIENCE_SECONDS = 1.0
 @dataclass(slots=True)
 class _Receiver:
     storage: bool
+    relay: bool = False  # fetches for storage, and what storage says: it needs no suggestions, and does not wait
     suggested: dict[int, float] = field(default_factory=dict)  # chunk -> when; not asked for yet
+
+    @property
+    def urgent(self) -> bool:
+        return self.storage or self.relay
 
 
 @dataclass(slots=True)
@@ -70,9 +75,18 @@ class Seeding:
         spread = self._tags.setdefault(tag, _Spread(Bitmap(tag.chunks)))
         spread.receivers.setdefault(link, _Receiver(storage))
 
+    def relays(self, link: int, tag: Tag) -> None:
+        """A link says that it fetches ``tag`` for storage."""
+        self.join(link, tag, storage=False)
+        spread = self._tags[tag]
+        receiver = spread.receivers[link]
+        receiver.relay = True
+        for chunk in list(receiver.suggested):
+            spread.disown(chunk)
+
     def asked(self, link: int, tag: Tag, chunk: int, now: float) -> bool:
         """A link asks for a block. Return whether it can wait: its chunk was sent before, or is being sent, to another
-        one, and this one is not storage."""
+        one, and this one neither is storage nor fetches for it."""
         spread = self._tags.get(tag)
         receiver = spread.receivers.get(link) if spread is not None else None
         if spread is None or receiver is None:
@@ -84,13 +98,13 @@ class Seeding:
         for old in [old for old, at in receiver.suggested.items() if now - at > PATIENCE_SECONDS]:
             spread.disown(old)
         if chunk in spread.left:
-            return not receiver.storage
+            return not receiver.urgent
         if owner is not None:
             if chunk not in spread.receivers[owner].suggested:
-                return not receiver.storage
+                return not receiver.urgent
             # Suggested to another one that has not asked for it: first come, first served.
             spread.disown(chunk)
-        elif not receiver.storage and spread.is_storages_turn(tag.chunks - len(spread.left) - len(spread.owners)):
+        elif not receiver.urgent and spread.is_storages_turn(tag.chunks - len(spread.left) - len(spread.owners)):
             return True
         spread.owners[chunk] = link
         return False
@@ -111,7 +125,9 @@ class Seeding:
         """Return what to suggest to ``link`` now; it counts as suggested."""
         spread = self._tags.get(tag)
         receiver = spread.receivers.get(link) if spread is not None else None
-        if spread is None or receiver is None or len(spread.receivers) < 2 or len(receiver.suggested) >= AHEAD:
+        if spread is None or receiver is None or receiver.relay or len(receiver.suggested) >= AHEAD:
+            return []
+        if sum(not other.relay for other in spread.receivers.values()) < 2:
             return []
         free = held - spread.left - Bitmap.of(tag.chunks, spread.owners)
         found: list[int] = []

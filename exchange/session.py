@@ -71,9 +71,9 @@ class Session:
             case m.Suggest():
                 self._receive_suggestion(message)
             case m.Lend():
-                swarm = self._engine.swarm_of(message.tag)
-                if swarm is not None:
-                    swarm.lend(self)
+                # To a storage node it means more: the program says so (Engine.lend).
+                self._engine.seeding.relays(self.number, message.tag)
+                return False
             case m.Cancel():
                 withdrawn = self._engine.uplink.cancel(self.number, message.tag, message.chunk, message.offset)
                 if withdrawn is not None:

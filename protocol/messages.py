@@ -672,7 +672,7 @@ class Suggest(Message):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lend(Message):
     """Peer -> storage: I have nothing of this, and would fetch chunks of it nearby to pass them on. Answered by Assign,
-    whenever there is something to fetch."""
+    whenever there is something to fetch. Peer -> peer: what I ask you for of this is for storage."""
 
     TYPE: ClassVar[int] = 130
 

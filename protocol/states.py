@@ -65,7 +65,7 @@ MOVES: dict[tuple[Role, Role], frozenset[type[m.Message]]] = {
     (Role.TRACKER, Role.PEER): frozenset(_ALWAYS + _FROM_TRACKER),
     (Role.TRACKER, Role.STORAGE): frozenset(_ALWAYS + _FROM_TRACKER),
     (Role.TRACKER, Role.TRACKER): frozenset(_ALWAYS),
-    (Role.PEER, Role.PEER): frozenset(_ALWAYS + _EXCHANGE),
+    (Role.PEER, Role.PEER): frozenset((*_ALWAYS, *_EXCHANGE, m.Lend)),
     (Role.PEER, Role.STORAGE): frozenset(_ALWAYS + _EXCHANGE + _TO_DESK),
     (Role.STORAGE, Role.PEER): frozenset(_ALWAYS + _EXCHANGE + _FROM_STORAGE),
     # A storage node fetches from another one as any holder would, to repair or to move.

@@ -180,6 +180,8 @@ class StorageNode:
                     match message:
                         case m.Offer():
                             self.desk.offered(link, message.tag)
+                        case m.Lend():
+                            self.engine.lend(link, message.tag)
                         case m.Have() | m.NotHeld():
                             self.intake.offers_changed(message.tag)
                         case _ if not taken:

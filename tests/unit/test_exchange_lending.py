@@ -84,7 +84,13 @@ def test_a_lender_that_brings_nothing_rests_and_its_chunks_are_free() -> None:
 def test_a_lender_that_fetches_more_slowly_than_it_pushes_gets_nothing() -> None:
     lending = lending_with(1)
     sources = proven(lending, (1,), seconds=2.0)
-    assert not lending.assign(2.1, ALL, ALL, {}, sources)
+    now = 2.0
+    for _ in range(3):
+        for _, chunks in lending.assign(now, ALL, ALL, {}, sources):
+            now += 2.0 * len(chunks)
+            lending.offered(1, chunks, now)
+    assert not lending.assign(now, Bitmap(CHUNKS), ALL, {}, sources)
+    assert not lending.reserved
 
 
 def test_who_leaves_frees_what_it_was_given() -> None:

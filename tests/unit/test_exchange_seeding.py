@@ -63,6 +63,15 @@ def test_storage_never_waits() -> None:
     assert not seeding.asked(2, TAG, 5, 0.0)
 
 
+def test_who_fetches_for_storage_never_waits_and_is_suggested_nothing() -> None:
+    seeding = seeding_for(3, storage=1)
+    seeding.relays(2, TAG)
+    assert not seeding.asked(3, TAG, 5, 0.0)
+    assert not seeding.asked(2, TAG, 5, 0.0)
+    assert seeding.suggestions(2, TAG, ALL, 0.0) == []
+    assert seeding.suggestions(3, TAG, ALL, 0.0)
+
+
 def test_the_last_chunks_are_left_to_storage() -> None:
     seeding = seeding_for(3, storage=2)
     last = Bitmap.of(CHUNKS, (1, 2))
