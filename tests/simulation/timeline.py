@@ -14,7 +14,6 @@ from collections.abc import Callable
 import trio
 from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
-
 LOOK_SECONDS = 1e-9
 
 
