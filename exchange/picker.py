@@ -308,7 +308,7 @@ class Picker:
         if source.stalled:
             return None
         if source.node not in self._doubts:
-            late = self._tail.later_than(source, self._sources.values(), self._may_double, now)
+            late = self._tail.later_than(source, self._sources.values(), self._is_single, self._may_double, now)
             if late is not None:
                 return late.chunk, late.first, late.count
         return self._take_over(source, cells, now) if not source.outstanding else None
@@ -373,8 +373,12 @@ class Picker:
             or request.cells & ~self._assembly.missing(chunk)
         ):
             return False
-        askers = sum(1 for other in self._asked[chunk].values() if not other.void and other.cells & request.cells)
-        return askers == 1
+        return self._is_single(request)
+
+    def _is_single(self, request: Request) -> bool:
+        """Whether nobody else was asked for any of it."""
+        asked = self._asked[request.chunk].values()
+        return sum(1 for other in asked if not other.void and other.cells & request.cells) == 1
 
     def _take_over(self, source: Source, cells: int, now: float) -> tuple[int, int, int] | None:
         """Begin anew, for ``source`` alone, a chunk that whoever makes it is too slow with. The way out when a chunk

@@ -54,19 +54,26 @@ class Tail:
         self,
         source: Source,
         sources: Iterable[Source],
+        single: Callable[[Request], bool],
         allowed: Callable[[Source, Request], bool],
         now: float,
     ) -> Request | None:
-        """Return the last expected request of others that ``source`` would answer sooner, and is ``allowed`` to."""
+        """Return the last expected request of others that ``source`` would answer sooner, and is ``allowed`` to.
+
+        What is not ``single`` nobody may double; it is left out of the order, not looked at by everybody.
+        """
         if not 0 <= now - self._made_at <= _ORDER_SECONDS:
             self._latest = [
-                (now + seconds, other, request) for other in sources for seconds, request in other.expectations(now)
+                (now + seconds, other, request)
+                for other in sources
+                for seconds, request in other.expectations(now)
+                if single(request)
             ]
             self._latest.sort(key=lambda entry: entry[0], reverse=True)
             self._made_at = now
         # No request is answered sooner than the shortest one.
         soonest_seconds = source.seconds_for(0)
-        for expected_at, other, request in self._latest:
+        for position, (expected_at, other, request) in enumerate(self._latest):
             if not _pays(soonest_seconds, expected_at - now):
                 return None
             if (
@@ -77,6 +84,7 @@ class Tail:
                 and allowed(source, request)
             ):
                 self._allowance_bytes -= request.length
+                del self._latest[position]
                 return request
         return None
 
