@@ -106,6 +106,18 @@ class SqliteDatabase:
         return await self.transaction(work)
 
     async def aclose(self) -> None:
-        """Close; what was committed stays."""
+        """Close; what was committed stays.
+
+        Raises:
+            StorageBroken: the disk failed while the log was put away; what was committed stays all the same.
+        """
+
+        def close() -> None:
+            try:
+                self._connection.close()
+            except apsw.Error as error:
+                turned = _turned(error, self._path)
+                raise turned or error from error
+
         async with self._turn:
-            await self._run_sync(self._connection.close)
+            await self._run_sync(close)

@@ -118,10 +118,10 @@ async def chaos(world: World, schedule: Schedule) -> None:
         world.chaos = False
         await world.heal()
         await events.let_go()
-        await world.settled(SETTLE_SECONDS)
         with trio.fail_after(SETTLE_SECONDS):
             while events.unfinished:
                 await trio.sleep(0.5)
+        await world.settled(SETTLE_SECONDS)
         with trio.move_on_after(REST_SECONDS_MAX):
             while not world.checks.index_is_right():
                 await trio.sleep(1)
@@ -197,13 +197,15 @@ class Events:
 
     async def _put(self, host: DaemonHost, size: int, content: int) -> None:
         path = self._world.write_file(host, f"file{content}.bin", size, content)
+        self.unfinished += 1
         for _ in range(20):
             try:
                 await self._world.put(host, path)
-                return
+                break
             except (Down, UpswarmError) as error:
                 self._world.note("put refused", host.name, type(error).__name__)
                 await trio.sleep(1.5)
+        self.unfinished -= 1
 
     async def _get(self, host: DaemonHost, size: int, content: int) -> None:
         world = self._world

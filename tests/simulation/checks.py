@@ -127,22 +127,20 @@ class Checks:
 
     def _proven(self, link: Link) -> None:
         """Who has nothing but lies has proven nothing."""
-        there = _stream_of(link).other
-        if any(getattr(host, "lies", False) and host.port is there for host in self._world.hosts.values()):
+        if getattr(self._world.host_at(_stream_of(link).other), "lies", False):
             raise Violation(f"{self._host_of(link).name} believes a liar that it has the file")
 
     def _block_leaves(self, link: Link) -> None:
         """Who gets it is whom the link's certificate names."""
         stream = _stream_of(link)
-        there = next(host for host in self._world.hosts.values() if host.port is stream.other)
+        there = self._world.host_at(stream.other)
         if there.node != link.peer.node:
             raise Violation(f"a block for {link.peer.node[:6]} goes to {there.name}")
         if link.peer.node in self.revoked and self._knows_revocations(stream.own.address):
             raise Violation(f"a block for {there.name}, which was revoked")
 
     def _host_of(self, link: Link) -> SimHost:
-        own = _stream_of(link).own
-        return next(host for host in self._world.hosts.values() if host.port is own)
+        return self._world.host_at(_stream_of(link).own)
 
     def _storage_of(self, link: Link) -> StorageHost:
         host = self._host_of(link)

@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from protocol.errors import StorageBroken, StorageFull
 from runtime.seam import Buffer, FileStatus
@@ -44,11 +45,18 @@ class Inode:
 
     @classmethod
     def of(cls, number: int, content: bytes) -> Inode:
-        """Return a file that has been there for long."""
-        return cls(number, bytearray(content), bytearray(content))
+        """Return a file that has been there for long. ``content`` is shared until somebody writes."""
+        inode = cls(number)
+        inode.data = inode.durable = cast(bytearray, content)
+        return inode
+
+    def _own(self) -> None:
+        if not isinstance(self.data, bytearray):
+            self.data, self.durable = bytearray(self.data), bytearray(self.durable)
 
     def write(self, offset: int, data: bytes, now: int) -> None:
         self.version += 1
+        self._own()
         if len(self.data) < offset + len(data):
             self.data.extend(bytes(offset + len(data) - len(self.data)))
         self.data[offset : offset + len(data)] = data
@@ -57,6 +65,7 @@ class Inode:
 
     def resize(self, size: int, now: int) -> None:
         self.version += 1
+        self._own()
         if size < len(self.data):
             del self.data[size:]
         else:
@@ -73,6 +82,7 @@ class Inode:
     def flip(self, position: int) -> None:
         """Flip one bit, on the platter and in the cache."""
         self.version += 1
+        self._own()
         self.rotten = True
         for data in (self.data, self.durable):
             if position < len(data):
@@ -80,6 +90,8 @@ class Inode:
 
     def crash(self, rng: random.Random) -> None:
         """What the platter has after the power went."""
+        if not self.pending:
+            return
         self.version += 1
         after = self.durable
         for offset, data in self.pending:

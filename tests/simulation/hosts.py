@@ -237,8 +237,10 @@ class SimHost:
             self._calls[scope] = None
             try:
                 return await self.methods[method](params, notify)
-            except HostCrashed:
-                raise Down(self.name) from None
+            except (HostCrashed, BaseExceptionGroup) as error:
+                if any(isinstance(leaf, HostCrashed) for leaf in leaves_of(error)):
+                    raise Down(self.name) from None
+                raise
             finally:
                 self._calls.pop(scope, None)
         raise Down(self.name)

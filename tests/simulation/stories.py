@@ -42,7 +42,7 @@ async def watched(world: World, *, settle_seconds: float = SETTLE_SECONDS) -> As
         yield beside
         await world.heal()
         await world.settled(settle_seconds)
-        await until(world.checks.index_is_right, 45)
+        await until(world.checks.index_is_right, 45, between_seconds=1)
         beside.cancel_scope.cancel()
 
 
@@ -52,11 +52,11 @@ async def _watch(world: World) -> None:
         world.checks.every_second()
 
 
-async def until(condition: Callable[[], Any], seconds: float) -> None:
+async def until(condition: Callable[[], Any], seconds: float, *, between_seconds: float = 0.05) -> None:
     """Wait until ``condition`` holds. Raises ``AssertionError`` when that takes longer."""
     with trio.move_on_after(seconds):
         while not condition():
-            await trio.sleep(0.05)
+            await trio.sleep(between_seconds)
         return
     raise AssertionError(f"after {seconds:.0f} s still not: {getattr(condition, '__doc__', None) or condition}")
 

@@ -24,7 +24,7 @@ import structlog
 import trio
 from simulation.checks import Checks
 from simulation.hosts import HOME, USER, DaemonHost, Down, SimHost, StorageHost, TrackerHost
-from simulation.network import SimNetwork
+from simulation.network import HostPort, SimNetwork
 from simulation.timeline import Timeline
 from support.plain_security import PlainSecurity
 
@@ -84,6 +84,7 @@ class World:
         self.image: Image = {}
         self.security: Any = TlsSecurity() if shape.tls else PlainSecurity()
         self._nursery = nursery
+        self._places: dict[str, SimHost] = {}
 
     # --- building ---
 
@@ -124,6 +125,14 @@ class World:
         self.note("start", host.name)
         host.starting = True
         return await self._nursery.start(host.live)
+
+    def host_at(self, port: HostPort) -> SimHost:
+        """Return whose place in the network ``port`` is now."""
+        host = self._places.get(port.address)
+        if host is None or host.port is not port:
+            self._places = {host.port.address: host for host in self.hosts.values()}
+            host = self._places[port.address]
+        return host
 
     async def make_liar(self, host: SimHost) -> None:
         """From now on ``host`` knows the right digests and sends wrong bytes."""
