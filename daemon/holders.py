@@ -27,9 +27,11 @@ SOURCES_MAX = 16
 MANIFEST_SECONDS_MAX = 30.0
 # A tracker that has just come back hears of everything within two heartbeats.
 FRESH_SECONDS = 11.0
+# News of a file that somebody shared just now is on its way for so long at most.
+NEWS_SECONDS = 1.0
 # mDNS answers trickle in.
 LAN_SECONDS = 5.0
-_PAUSE_SECONDS = 0.5
+_PAUSE_SECONDS = 0.25
 
 
 class Tracker(Protocol):
@@ -92,11 +94,14 @@ class Holders:
             LinkLost: a name, and the tracker is away.
             CommandError: the tracker refused.
         """
+        patient_until = trio.current_time() + NEWS_SECONDS
+        if self._came_back_at is not None:
+            patient_until = max(patient_until, self._came_back_at + FRESH_SECONDS)
         while True:
             try:
                 return await self._ask_tracker(what)
             except NotFound:
-                if self._came_back_at is None or trio.current_time() - self._came_back_at > FRESH_SECONDS:
+                if trio.current_time() > patient_until:
                     raise
             except LinkLost:
                 if isinstance(what, str):

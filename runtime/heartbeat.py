@@ -44,8 +44,9 @@ ASK_SECONDS_MAX = 10.0
 # Full jitter (a draw from 0 to the ceiling): a thousand nodes that lost their tracker together come back one by one.
 RETRY_SECONDS_FIRST = 0.5
 RETRY_SECONDS_MAX = 30.0
-# Changes are told at once, and then no oftener than this.
+# Changes are told at once, and then no oftener than this; a file that has become whole waits only for others like it.
 INVENTORY_SECONDS_MIN = 0.5
+URGENT_SECONDS_MIN = 0.02
 RENEW_RETRY_SECONDS = 60.0
 RENEW_CHECK_SECONDS_MAX = 3600.0
 
@@ -138,7 +139,8 @@ class TrackerLink:
         self._to_tell = trio.Event()
         self._full_wanted = False
         self._untold: deque[m.Inventory] = deque()
-        inventory.on_change(lambda: self._to_tell.set())
+        self._urgent_to_tell = trio.Event()
+        inventory.on_change(self._inventory_changed)
 
     # --- for the program ---
 
@@ -407,7 +409,7 @@ class TrackerLink:
         await self._welcomed.wait()
         while True:
             await self._to_tell.wait()
-            self._to_tell = trio.Event()
+            self._to_tell, self._urgent_to_tell = trio.Event(), trio.Event()
             if self._full_wanted:
                 self._full_wanted = False
                 messages = self._inventory.full()
@@ -417,7 +419,14 @@ class TrackerLink:
             while self._untold:
                 link.post(self._untold.popleft())
                 await link.wait_room()
-            await trio.sleep(INVENTORY_SECONDS_MIN)
+            await trio.sleep(URGENT_SECONDS_MIN)
+            with trio.move_on_after(INVENTORY_SECONDS_MIN - URGENT_SECONDS_MIN):
+                await self._urgent_to_tell.wait()
+
+    def _inventory_changed(self, urgent: bool) -> None:
+        self._to_tell.set()
+        if urgent:
+            self._urgent_to_tell.set()
 
     async def _renew_certificate(self) -> None:
         await self._welcomed.wait()

@@ -4,7 +4,7 @@ Each Inventory message has the next sequence number of its epoch. The epoch is d
 a tracker never takes the sequence of an earlier life for this one's. A message that was lost, or came twice, shows at
 the next heartbeat (epoch and sequence differ), and the tracker asks for the book in full. Many changes of one tag
 between two messages become one: a download that verifies a hundred chunks a second says so twice a second at most
-(heartbeat.py).
+(heartbeat.py). What now is held whole cannot wait for that: somebody may ask for it by its name at once.
 
 Pure: knows no clock and no link. The rules of the receiving side are in docs/protocol.md#inventory and are checked
 against this file in tests/property/test_inventory.py.
@@ -42,8 +42,9 @@ class InventorySource(Protocol):
         """Return the messages that say everything; changes up to now count as said."""
         ...
 
-    def on_change(self, notice: Callable[[], None]) -> None:
-        """Call ``notice`` when there is something to say that was not there before. It must not wait."""
+    def on_change(self, notice: Callable[[bool], None]) -> None:
+        """Call ``notice(urgent)`` when there is something to say that was not there before, or that now is urgent: a
+        file that has become whole. It must not wait."""
         ...
 
 
@@ -56,7 +57,8 @@ class InventoryBook:
         self._held: dict[Tag, Holding] = {}
         # What the tracker has not heard yet: the newest state of each tag, None when nothing is held any more.
         self._unsaid: dict[Tag, Holding | None] = {}
-        self._notice: Callable[[], None] | None = None
+        self._urgent = False
+        self._notice: Callable[[bool], None] | None = None
 
     @property
     def epoch(self) -> int:
@@ -80,16 +82,18 @@ class InventoryBook:
 
     def hold(self, holding: Holding) -> None:
         """Note what is held of a tag now; replaces what was."""
-        if self._held.get(holding.tag) != holding:
+        before = self._held.get(holding.tag)
+        if before != holding:
             self._held[holding.tag] = holding
-            self._say(holding.tag, holding)
+            became_whole = not holding.bitmap and (before is None or bool(before.bitmap))
+            self._say(holding.tag, holding, urgent=became_whole)
 
     def drop(self, tag: Tag) -> None:
         """Note that nothing of ``tag`` is held any more."""
         if self._held.pop(tag, None) is not None:
-            self._say(tag, None)
+            self._say(tag, None, urgent=False)
 
-    def on_change(self, notice: Callable[[], None]) -> None:
+    def on_change(self, notice: Callable[[bool], None]) -> None:
         """See ``InventorySource``."""
         self._notice = notice
 
@@ -97,19 +101,24 @@ class InventoryBook:
         """See ``InventorySource``."""
         held = [holding for holding in self._unsaid.values() if holding is not None]
         dropped = [tag for tag, holding in self._unsaid.items() if holding is None]
-        self._unsaid.clear()
+        self._said_all()
         return self._messages(held, dropped, full=False)
 
     def full(self) -> list[Inventory]:
         """See ``InventorySource``."""
-        self._unsaid.clear()
+        self._said_all()
         return self._messages(list(self._held.values()), [], full=True)
 
-    def _say(self, tag: Tag, holding: Holding | None) -> None:
-        first = not self._unsaid
+    def _say(self, tag: Tag, holding: Holding | None, *, urgent: bool) -> None:
+        is_news = not self._unsaid or (urgent and not self._urgent)
         self._unsaid[tag] = holding
-        if first and self._notice is not None:
-            self._notice()
+        self._urgent |= urgent
+        if is_news and self._notice is not None:
+            self._notice(self._urgent)
+
+    def _said_all(self) -> None:
+        self._unsaid.clear()
+        self._urgent = False
 
     def _messages(self, held: list[Holding], dropped: list[Tag], *, full: bool) -> list[Inventory]:
         # Entries of both kinds at once: 88 of the largest of each still fit a frame (tests/unit/test_limits.py).

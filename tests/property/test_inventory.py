@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,8 +198,8 @@ def test_an_empty_book_still_says_so_in_full_and_has_no_changes() -> None:
 
 def test_what_changes_nothing_is_not_said() -> None:
     book = InventoryBook(epoch=3)
-    notices: list[int] = []
-    book.on_change(lambda: notices.append(1))
+    notices: list[bool] = []
+    book.on_change(notices.append)
     book.drop(tag(1))
     book.hold(holding(1))
     book.hold(holding(1, 1))
@@ -211,3 +212,20 @@ def test_what_changes_nothing_is_not_said() -> None:
     assert len(notices) == 2
     (message,) = book.changes()
     assert message.dropped == (tag(1),)
+
+
+def test_what_becomes_whole_is_urgent_once() -> None:
+    book = InventoryBook(epoch=3)
+    notices: list[bool] = []
+    book.on_change(notices.append)
+    part, other_part, whole = holding(1, 1), holding(1, 2), replace(holding(1), bitmap=b"")
+    book.hold(part)
+    book.hold(other_part)
+    assert notices == [False]
+    book.hold(whole)
+    assert notices == [False, True], "urgent, though there was something to say already"
+    book.hold(replace(holding(2), bitmap=b""))
+    assert notices == [False, True], "said together"
+    book.changes()
+    book.hold(replace(whole, since=whole.since + 1))
+    assert notices == [False, True, False], "it was whole before"

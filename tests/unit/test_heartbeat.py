@@ -24,6 +24,7 @@ from runtime.heartbeat import (
     INVENTORY_SECONDS_MIN,
     RENEW_RETRY_SECONDS,
     RETRY_SECONDS_MAX,
+    URGENT_SECONDS_MIN,
     BeatStatus,
     TrackerLink,
     renewal_due,
@@ -238,6 +239,20 @@ async def test_changes_are_told_at_once_and_then_twice_a_second_at_most(autojump
         await until(w.agrees, 1)
         w.book.drop(some_tag("1"))
         await until(w.agrees, 1)
+
+
+async def test_what_becomes_whole_is_told_without_waiting_for_the_changes_before_it(autojump_clock) -> None:
+    async with world() as w:
+        await until(lambda: w.tracker.inventories)
+        await trio.sleep(3)
+        before = len(w.tracker.inventories)
+        for number in range(100):
+            w.hold(number)
+            assert await until(w.agrees) <= 0.05
+        for number in range(100, 1100):
+            w.hold(number)
+            await trio.sleep(0.001)
+        assert len(w.tracker.inventories) - before <= 101 + 1 / URGENT_SECONDS_MIN + 1, "those that come together"
 
 
 async def test_a_tracker_that_restarts_knows_everything_again_within_two_beats(autojump_clock) -> None:
