@@ -41,7 +41,8 @@ from storage.desk import Desk
 from storage.door import Door, door_token
 from storage.holdings import StorageHoldings
 from storage.intake import Intake
-from storage.ledger import Ledger
+from storage.ledger.base import Ledger
+from storage.ledger.sqlite import SqliteLedger
 from storage.recovery import Recovered, recover
 from storage.reports import Reporter
 from storage.room import Room
@@ -284,7 +285,7 @@ async def opened(
     lock = await runtime.run_sync(_lock, runtime, folder)
     try:
         async with chosen_backend(config, runtime, keyring.credentials.node, spool, open_web) as backend:
-            ledger = await Ledger.open(runtime, folder / "ledger.db")
+            ledger = await SqliteLedger.open(runtime, folder / "ledger.db")
             try:
                 node = StorageNode(config, runtime, keyring, ledger, backend, spool, discovery)
                 yield node, await recover(runtime, ledger, backend, node.shelf, spool)

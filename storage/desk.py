@@ -25,7 +25,7 @@ from storage.backends.base import Backend
 from storage.holdings import StorageHoldings
 from storage.intake import Intake
 from storage.jobs import NAMES_PER_CLAIM_MAX, Job
-from storage.ledger import Ledger
+from storage.ledger.base import Ledger
 from storage.possession import NONCE_BYTES, SEED_BYTES, Challenge, Challenges
 from storage.recovery import lose
 from storage.reports import sentence

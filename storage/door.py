@@ -31,7 +31,7 @@ from protocol.limits import NAME_BYTES_MAX
 from runtime.seam import Runtime
 from storage.answers import GUARDED, Answer, Head, Send, send_file, type_of
 from storage.backends.base import Backend
-from storage.ledger import Ledger, StoredFile
+from storage.ledger.base import Ledger, StoredFile
 from storage.ranges import Unsatisfiable, wanted_spans
 from storage.shelf import Shelf
 

@@ -21,7 +21,7 @@ from protocol.errors import ChunkMissing, StorageBroken, StorageFull
 from protocol.ids import NodeId
 from runtime.seam import Runtime
 from storage.jobs import Job
-from storage.ledger import Acknowledgement, Ledger
+from storage.ledger.base import Acknowledgement, Ledger
 from storage.room import ROOM_SECONDS_BETWEEN
 from storage.shelf import LiveJob
 

@@ -12,7 +12,7 @@ from protocol.errors import ChunkMissing, StorageUnavailable
 from protocol.ids import Tag
 from protocol.manifest import Layout, Manifest
 from storage.backends.base import Backend, StoredObject
-from storage.ledger import Ledger
+from storage.ledger.base import Ledger
 from storage.shared import Shared
 from storage.shelf import Shelf
 

@@ -31,7 +31,7 @@ from storage.backends.base import Backend
 from storage.commit import rotten_in_spool
 from storage.durability import Durability
 from storage.jobs import Job
-from storage.ledger import Ledger
+from storage.ledger.base import Ledger
 from storage.maps import Makers
 from storage.reports import Reporter
 from storage.room import ROOM_SECONDS_BETWEEN, Room

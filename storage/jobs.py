@@ -10,7 +10,7 @@ Who *claims* a job (its uploaders, each with the names it wants: a folder may ho
 a chunk's worth is granted the file when it is stored; the others propose again and are challenged
 (storage/possession.py).
 
-What is durable is said from outside (``acknowledge``); that it really is, storage/intake.py and storage/ledger.py see
+What is durable is said from outside (``acknowledge``); that it really is, storage/intake.py and storage/ledger/ see
 to. "committing" is not kept in the ledger: after a crash an open job with all chunks commits again.
 """
 

@@ -28,7 +28,7 @@ from storage.backends.base import Backend
 from storage.commit import rotten_in_object
 from storage.intake import spool_path
 from storage.jobs import Job
-from storage.ledger import KeptJob, Ledger
+from storage.ledger.base import KeptJob, Ledger
 from storage.shelf import Shelf
 
 log = structlog.get_logger()

@@ -20,7 +20,7 @@ from protocol.messages import Holding, JobMap
 from runtime.inventory import InventoryBook
 from runtime.link import Link
 from storage.jobs import Job
-from storage.ledger import StoredFile
+from storage.ledger.base import StoredFile
 from storage.maps import Makers
 from storage.shared import Shared
 

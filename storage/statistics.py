@@ -9,7 +9,7 @@ from exchange.engine import EngineStatistics
 from protocol.ids import NodeId
 from runtime.heartbeat import TrackerLinkStatistics
 from storage.jobs import JobSnapshot
-from storage.ledger import StoredFile
+from storage.ledger.base import StoredFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

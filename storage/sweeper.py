@@ -13,7 +13,7 @@ from protocol.errors import StorageFull
 from protocol.ids import Tag
 from runtime.seam import Runtime
 from storage.intake import Intake
-from storage.ledger import Ledger
+from storage.ledger.base import Ledger
 from storage.shelf import Shelf
 
 log = structlog.get_logger()

@@ -39,7 +39,8 @@ import tracker.index.memory
 from protocol.errors import NotTrusted
 from protocol.ids import NodeId, Role
 from storage.jobs import Job
-from storage.ledger import KeptJob, Ledger
+from storage.ledger.base import KeptJob
+from storage.ledger.sqlite import SqliteLedger
 
 Patch = Callable[[], contextlib.AbstractContextManager[None]]
 Hunt = Callable[[int], object]
@@ -180,13 +181,13 @@ def stored_before_the_object_is_in_place() -> Iterator[None]:
 
 @contextlib.contextmanager
 def resume_forgets_durable_chunks() -> Iterator[None]:
-    jobs = Ledger.jobs
+    jobs = SqliteLedger.jobs
 
     async def forgetful(self: Any) -> list[KeptJob]:
         kept = await jobs(self)
         return [KeptJob(storage.recovery._emptied(one.job), one.moved_at) for one in kept]
 
-    with patched(Ledger, "jobs", forgetful):
+    with patched(SqliteLedger, "jobs", forgetful):
         yield
 
 

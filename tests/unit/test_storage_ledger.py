@@ -16,7 +16,8 @@ from protocol.limits import MIB, NAMES_PER_TAG_MAX
 from protocol.manifest import Layout, Manifest
 from protocol.messages import JobState
 from runtime.seam import Runtime
-from storage.ledger import Acknowledgement, Ledger
+from storage.ledger.base import Acknowledgement, Ledger
+from storage.ledger.sqlite import SqliteLedger
 
 ANNA, BEN = (node_id_from_bytes(hashlib.sha256(name).digest()) for name in (b"anna", b"ben"))
 
@@ -33,7 +34,7 @@ A, B = manifest("a"), manifest("b")
 
 @pytest.fixture
 async def ledger(runtime: Runtime, tmp_path: Path) -> Any:
-    ledger = await Ledger.open(runtime, tmp_path / "ledger.db")
+    ledger = await SqliteLedger.open(runtime, tmp_path / "ledger.db")
     yield ledger
     await ledger.aclose()
 
@@ -75,7 +76,7 @@ async def test_a_power_cut_after_the_answer_loses_nothing(ledger: Ledger, runtim
         copy.mkdir()
         for path in tmp_path.glob("ledger.db*"):
             shutil.copy(path, copy / path.name)
-        other = await Ledger.open(runtime, copy / "ledger.db")
+        other = await SqliteLedger.open(runtime, copy / "ledger.db")
         (kept,) = await other.jobs()
         assert kept.job.durable == durable
         assert kept.job.pushed == {ANNA: chunk}
@@ -95,7 +96,7 @@ async def test_a_torn_end_of_the_log_loses_only_what_was_not_answered(
         copy.mkdir()
         shutil.copy(tmp_path / "ledger.db", copy / "ledger.db")
         (copy / "ledger.db-wal").write_bytes((tmp_path / "ledger.db-wal").read_bytes()[:cut])
-        other = await Ledger.open(runtime, copy / "ledger.db")
+        other = await SqliteLedger.open(runtime, copy / "ledger.db")
         (kept,) = await other.jobs()
         assert list(kept.job.durable) == [0]
         await other.aclose()
@@ -109,7 +110,7 @@ async def test_a_transaction_that_fails_half_way_never_happened(
     def no_room(*_: Any) -> Any:
         raise StorageFull("in the middle")
 
-    monkeypatch.setattr("storage.ledger._name", no_room)
+    monkeypatch.setattr("storage.ledger.sql._name", no_room)
     with pytest.raises(StorageFull):
         await ledger.store(A.tag, [(ANNA, "name")], 2.0)
     assert await ledger.stored() == []
@@ -214,18 +215,18 @@ async def test_a_forgotten_job_leaves_nothing_and_a_stored_one_cannot_be_forgott
 
 
 async def test_a_ledger_of_a_later_version_is_refused(runtime: Runtime, tmp_path: Path) -> None:
-    first = await Ledger.open(runtime, tmp_path / "ledger.db")
+    first = await SqliteLedger.open(runtime, tmp_path / "ledger.db")
     await first.aclose()
     database = await runtime.open_database(tmp_path / "ledger.db", "UPDATE format SET version = 2")
     await database.aclose()
     with pytest.raises(ConfigError, match="format 2"):
-        await Ledger.open(runtime, tmp_path / "ledger.db")
+        await SqliteLedger.open(runtime, tmp_path / "ledger.db")
 
 
 async def test_a_file_that_is_no_ledger_is_the_operators_to_mend(runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="not usable as a database"):
-        await Ledger.open(runtime, tmp_path / "ledger.db")
+        await SqliteLedger.open(runtime, tmp_path / "ledger.db")
 
 
 async def test_a_row_that_cannot_be_is_noticed(ledger: Ledger, runtime: Runtime, tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ async def test_a_row_that_cannot_be_is_noticed(ledger: Ledger, runtime: Runtime,
     await ledger.aclose()
     database = await runtime.open_database(tmp_path / "ledger.db", "UPDATE jobs SET durable = x'ff'")
     await database.aclose()
-    other = await Ledger.open(runtime, tmp_path / "ledger.db")
+    other = await SqliteLedger.open(runtime, tmp_path / "ledger.db")
     with pytest.raises(ConfigError, match="restore the ledger"):
         await other.jobs()
     await other.aclose()

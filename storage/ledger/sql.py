@@ -1,21 +1,16 @@
-"""What the storage node must not forget: jobs with their acknowledged chunks, and what is stored under which names.
+"""A ledger in SQL that SQLite and PostgreSQL both understand: written once, so that both keep the same laws (base.py).
 
-SQLite behind the seam, WAL and synchronous=FULL: when a method has returned, its effect survives a power cut. Each
-method is one transaction, and ``acknowledge`` covers many chunks of many jobs with one (group commit).
+The common ground, for whoever adds a statement: placeholders are ``?``; bytes, text and whole numbers only; ON CONFLICT
+instead of OR IGNORE; nothing about the types' names outside SCHEMA, which each ledger fills in. Transactions are
+serializable in both, so ``work`` may read and then write; it may be run again, so it has no other effects.
 
-Decides nothing: which chunks may be acknowledged (intake.py syncs them first), when a job is stored (commit.py) and
-who is granted a name (jobs.py) is decided elsewhere. It does keep the rule of names: per name the newest file counts,
-earlier ones stay as versions. Newest is who was written last, not whose wall clock says so: clocks jump.
-
-Digests have a table of their own, because SQLite rewrites a whole row at each update, and the bitmap of a job is
+Digests have a table of their own, because both databases rewrite a whole row at each update, and the bitmap of a job is
 updated many times a second beside up to 256 KiB of digests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from protocol.bitmap import Bitmap
@@ -24,158 +19,110 @@ from protocol.ids import NodeId, Tag
 from protocol.limits import NAMES_PER_TAG_MAX
 from protocol.manifest import Manifest
 from protocol.messages import JobState
-from runtime.seam import Database, Runtime
+from runtime.seam import Database
 from storage.jobs import Job
+from storage.ledger.base import Acknowledgement, KeptJob, StoredFile, Version
 
 FORMAT = 1
 
+# {bytes} is the type of byte strings, {number} of whole numbers, {position} of a key that counts up by itself.
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS format (version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS format (version {number} NOT NULL);
 INSERT INTO format SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM format);
 
 -- One row a tag, whatever became of it: 'open', 'stored', 'failed' or 'cancelled'. Times are the wall clock's.
 CREATE TABLE IF NOT EXISTS jobs (
-    tag BLOB PRIMARY KEY,
-    size_bytes INTEGER NOT NULL,
+    tag {bytes} PRIMARY KEY,
+    size_bytes {number} NOT NULL,
     state TEXT NOT NULL,
     reason TEXT NOT NULL,
-    durable BLOB NOT NULL,
-    moved_at INTEGER NOT NULL
-) WITHOUT ROWID;
+    durable {bytes} NOT NULL,
+    moved_at {number} NOT NULL
+){clustered};
 
 CREATE TABLE IF NOT EXISTS manifests (
-    tag BLOB PRIMARY KEY REFERENCES jobs (tag) ON DELETE CASCADE,
-    digests BLOB NOT NULL
+    tag {bytes} PRIMARY KEY REFERENCES jobs (tag) ON DELETE CASCADE,
+    digests {bytes} NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS claims (
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
-    tag BLOB NOT NULL REFERENCES jobs (tag) ON DELETE CASCADE,
+    position {position},
+    tag {bytes} NOT NULL REFERENCES jobs (tag) ON DELETE CASCADE,
     node TEXT NOT NULL,
     name TEXT NOT NULL,
     UNIQUE (tag, node, name)
 );
 
 CREATE TABLE IF NOT EXISTS contributions (
-    tag BLOB NOT NULL REFERENCES jobs (tag) ON DELETE CASCADE,
+    tag {bytes} NOT NULL REFERENCES jobs (tag) ON DELETE CASCADE,
     node TEXT NOT NULL,
-    bytes_pushed INTEGER NOT NULL,
+    bytes_pushed {number} NOT NULL,
     PRIMARY KEY (tag, node)
-) WITHOUT ROWID;
+){clustered};
 
 CREATE TABLE IF NOT EXISTS files (
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
-    tag BLOB NOT NULL,
-    size_bytes INTEGER NOT NULL,
+    position {position},
+    tag {bytes} NOT NULL,
+    size_bytes {number} NOT NULL,
     name TEXT NOT NULL,
     node TEXT NOT NULL,
-    stored_at INTEGER NOT NULL
+    stored_at {number} NOT NULL
 );
 CREATE INDEX IF NOT EXISTS files_by_name ON files (name, position);
 CREATE INDEX IF NOT EXISTS files_by_tag ON files (tag, position);
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acknowledgement:
-    """Newly durable chunks of one job: the whole bitmap as it is now, and what each sender has given in all."""
-
-    tag: Tag
-    durable: Bitmap
-    pushed: Mapping[NodeId, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFile:
-    """Something stored. ``names``: those whose newest file this is, newest first; ``since`` is the wall clock's."""
-
-    tag: Tag
-    size_bytes: int
-    names: tuple[str, ...]
-    since: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """One file that was stored under a name."""
-
-    tag: Tag
-    size_bytes: int
-    name: str
-    node: NodeId
-    stored_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeptJob:
-    """A job that is not stored, as it was last written, and when (wall clock)."""
-
-    job: Job
-    moved_at: int
-
-
-class Ledger:
-    """The database at ``DATA/ledger.db``. Every method may raise StorageFull (nothing happened) or StorageBroken."""
+class SqlLedger:
+    """``database`` has the tables of SCHEMA. See base.py for what each method promises."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @classmethod
-    async def open(cls, runtime: Runtime, path: Path) -> Ledger:
-        """Open or create it.
-
-        Raises:
-            ConfigError: damaged, or written by a later version of this program.
-        """
-        database = await runtime.open_database(path, SCHEMA)
+    async def _check_format(self, where: str) -> None:
+        """Close and refuse a ledger that a later version of this program wrote."""
 
         def version(cursor: Any) -> int:
             return int(next(cursor.execute("SELECT version FROM format"))[0])
 
-        found = await database.read(version)
+        found = await self._database.read(version)
         if found != FORMAT:
-            await database.aclose()
-            raise ConfigError(f"{path}: format {found}, this program reads {FORMAT}; use the version that wrote it")
-        return cls(database)
+            await self._database.aclose()
+            raise ConfigError(f"{where}: format {found}, this program reads {FORMAT}; use the version that wrote it")
 
     async def aclose(self) -> None:
-        """Close."""
         await self._database.aclose()
 
     # --- jobs ---
 
     async def open_job(self, manifest: Manifest, node: NodeId, names: Sequence[str], now: float) -> None:
-        """A job for ``manifest``, claimed by ``node``; one that ended unfinished opens again with what it had."""
         tag = manifest.tag.to_bytes()
         empty = Bitmap(manifest.layout.chunks).to_bytes()
 
         def work(cursor: Any) -> None:
             cursor.execute(
                 "INSERT INTO jobs VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT (tag) DO UPDATE"
-                " SET state = 'open', reason = '', moved_at = excluded.moved_at WHERE state != 'stored'",
+                " SET state = 'open', reason = '', moved_at = excluded.moved_at WHERE jobs.state != 'stored'",
                 (tag, manifest.size_bytes, empty, int(now)),
             )
-            cursor.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?)", (tag, manifest.joined_digests()))
+            cursor.execute(
+                "INSERT INTO manifests VALUES (?, ?) ON CONFLICT DO NOTHING", (tag, manifest.joined_digests())
+            )
             for name in names:
                 _claim(cursor, tag, node, name)
 
         await self._database.transaction(work)
 
     async def claim(self, tag: Tag, node: NodeId, name: str) -> None:
-        """``node`` wants this under ``name`` (too)."""
         await self._database.transaction(lambda cursor: _claim(cursor, tag.to_bytes(), node, name))
 
     async def withdraw(self, tag: Tag, node: NodeId) -> None:
-        """``node`` no longer wants this."""
-
         def work(cursor: Any) -> None:
             cursor.execute("DELETE FROM claims WHERE tag = ? AND node = ?", (tag.to_bytes(), node))
 
         await self._database.transaction(work)
 
     async def acknowledge(self, batch: Sequence[Acknowledgement], now: float) -> None:
-        """These chunks are durable, all of them in one transaction."""
-
         def work(cursor: Any) -> None:
             cursor.executemany(
                 "UPDATE jobs SET durable = ?, moved_at = ? WHERE tag = ? AND state = 'open'",
@@ -190,15 +137,12 @@ class Ledger:
         await self._database.transaction(work)
 
     async def set_durable(self, tag: Tag, durable: Bitmap) -> None:
-        """Fewer chunks are durable than was thought: some turned out rotten, or the spool file is gone."""
-
         def work(cursor: Any) -> None:
             cursor.execute("UPDATE jobs SET durable = ? WHERE tag = ?", (durable.to_bytes(), tag.to_bytes()))
 
         await self._database.transaction(work)
 
     async def end_job(self, tag: Tag, state: JobState, reason: str, now: float) -> None:
-        """It failed or was cancelled. What is durable stays for a later put; all claims end."""
         assert state in (JobState.FAILED, JobState.CANCELLED)
 
         def work(cursor: Any) -> None:
@@ -211,7 +155,6 @@ class Ledger:
         await self._database.transaction(work)
 
     async def lose(self, tag: Tag, reason: str, now: float) -> None:
-        """What was stored is not there any more: a failed job without chunks, until somebody puts it again."""
         none = Bitmap(tag.chunks).to_bytes()
 
         def work(cursor: Any) -> None:
@@ -223,20 +166,12 @@ class Ledger:
         await self._database.transaction(work)
 
     async def forget_job(self, tag: Tag) -> None:
-        """Remove a job that ended unfinished, with all that belongs to it."""
-
         def work(cursor: Any) -> None:
             cursor.execute("DELETE FROM jobs WHERE tag = ? AND state IN ('failed', 'cancelled')", (tag.to_bytes(),))
 
         await self._database.transaction(work)
 
     async def jobs(self) -> list[KeptJob]:
-        """Return all jobs that are not stored.
-
-        Raises:
-            ConfigError: a row cannot be; the ledger was damaged or edited.
-        """
-
         def work(cursor: Any) -> list[KeptJob]:
             rows = list(
                 cursor.execute(
@@ -249,8 +184,6 @@ class Ledger:
         return await self._database.read(work)
 
     async def manifest(self, tag: Tag) -> Manifest | None:
-        """Return the manifest of a job or of something stored."""
-
         def work(cursor: Any) -> Manifest | None:
             row = next(
                 cursor.execute(
@@ -265,10 +198,6 @@ class Ledger:
     # --- what is stored ---
 
     async def store(self, tag: Tag, grants: Iterable[tuple[NodeId, str]], now: float) -> list[StoredFile]:
-        """The job's file is in the backend: job state and names in one transaction.
-
-        Return it and every other file that a name was taken from by this.
-        """
         taken = list(grants)
 
         def work(cursor: Any) -> list[StoredFile]:
@@ -286,8 +215,6 @@ class Ledger:
         return await self._database.transaction(work)
 
     async def add_name(self, tag: Tag, node: NodeId, name: str, now: float) -> list[StoredFile]:
-        """``node`` proved that it has what is stored as ``tag`` and wants this name for it. Returns as ``store``."""
-
         def work(cursor: Any) -> list[StoredFile]:
             changed = {tag.to_bytes()} | _name(cursor, tag.to_bytes(), node, name, int(now))
             return _stored(cursor, sorted(changed))
@@ -295,8 +222,6 @@ class Ledger:
         return await self._database.transaction(work)
 
     async def stored(self) -> list[StoredFile]:
-        """Return everything stored, by tag."""
-
         def work(cursor: Any) -> list[StoredFile]:
             keys = [row[0] for row in cursor.execute("SELECT tag FROM jobs WHERE state = 'stored' ORDER BY tag")]
             return _stored(cursor, keys)
@@ -304,8 +229,6 @@ class Ledger:
         return await self._database.read(work)
 
     async def versions(self, name: str) -> list[Version]:
-        """Return every file that was stored under ``name``, newest first."""
-
         def work(cursor: Any) -> list[Version]:
             rows = cursor.execute(
                 "SELECT tag, size_bytes, name, node, stored_at FROM files WHERE name = ? ORDER BY position DESC",
@@ -320,7 +243,7 @@ class Ledger:
 
 
 def _claim(cursor: Any, key: bytes, node: NodeId, name: str) -> None:
-    cursor.execute("INSERT OR IGNORE INTO claims (tag, node, name) VALUES (?, ?, ?)", (key, node, name))
+    cursor.execute("INSERT INTO claims (tag, node, name) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (key, node, name))
 
 
 def _name(cursor: Any, key: bytes, node: NodeId, name: str, now: int) -> set[bytes]:

@@ -1,0 +1,141 @@
+"""What the storage node must not forget: jobs with their acknowledged chunks, and what is stored under which names.
+
+The interface of all ledgers; the comments are law, and tests/contract/ holds the ledgers to it. sqlite.py keeps a file
+for one node, postgres.py a database that several nodes share; both speak the SQL of sql.py.
+
+Decides nothing: which chunks may be acknowledged (intake.py makes them durable first), when a job is stored (commit.py)
+and who is granted a name (jobs.py) is decided elsewhere. It does keep the rule of names: per name the newest file
+counts, earlier ones stay as versions. Newest is who was written last, not whose wall clock says so: clocks jump.
+
+Laws: each method is one transaction, which happened wholly or not at all; when it has returned, its effect survives a
+power cut; all methods happen one after the other in *some* order, whoever calls them from wherever. Each may raise
+``StorageFull`` (nothing happened) or ``StorageBroken`` (nobody knows; the process must end).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from protocol.bitmap import Bitmap
+from protocol.ids import NodeId, Tag
+from protocol.manifest import Manifest
+from protocol.messages import JobState
+from storage.jobs import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledgement:
+    """Newly durable chunks of one job: the whole bitmap as it is now, and what each sender has given in all."""
+
+    tag: Tag
+    durable: Bitmap
+    pushed: Mapping[NodeId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """Something stored. ``names``: those whose newest file this is, newest first; ``since`` is the wall clock's."""
+
+    tag: Tag
+    size_bytes: int
+    names: tuple[str, ...]
+    since: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One file that was stored under a name."""
+
+    tag: Tag
+    size_bytes: int
+    name: str
+    node: NodeId
+    stored_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptJob:
+    """A job that is not stored, as it was last written, and when (wall clock)."""
+
+    job: Job
+    moved_at: int
+
+
+class Ledger(Protocol):
+    """See the module. ``now`` is the wall clock, kept in whole seconds."""
+
+    async def aclose(self) -> None:
+        """Close; what was written stays."""
+        ...
+
+    # --- jobs ---
+
+    async def open_job(self, manifest: Manifest, node: NodeId, names: Sequence[str], now: float) -> None:
+        """A job for ``manifest``, claimed by ``node``; one that ended unfinished opens again with what it had.
+
+        What is stored already stays stored.
+        """
+        ...
+
+    async def claim(self, tag: Tag, node: NodeId, name: str) -> None:
+        """``node`` wants this under ``name`` (too)."""
+        ...
+
+    async def withdraw(self, tag: Tag, node: NodeId) -> None:
+        """``node`` no longer wants this."""
+        ...
+
+    async def acknowledge(self, batch: Sequence[Acknowledgement], now: float) -> None:
+        """These chunks are durable, all of them in one transaction. A job that is not open is left as it is."""
+        ...
+
+    async def set_durable(self, tag: Tag, durable: Bitmap) -> None:
+        """Fewer chunks are durable than was thought: some turned out rotten, or the spool file is gone."""
+        ...
+
+    async def end_job(self, tag: Tag, state: JobState, reason: str, now: float) -> None:
+        """It failed or was cancelled. What is durable stays for a later put; all claims end."""
+        ...
+
+    async def lose(self, tag: Tag, reason: str, now: float) -> None:
+        """What was stored is not there any more: a failed job without chunks, until somebody puts it again."""
+        ...
+
+    async def forget_job(self, tag: Tag) -> None:
+        """Remove a job that ended unfinished, with all that belongs to it. Others are left alone."""
+        ...
+
+    async def jobs(self) -> list[KeptJob]:
+        """Return all jobs that are not stored, by tag.
+
+        Raises:
+            ConfigError: a row cannot be; the ledger was damaged or edited.
+        """
+        ...
+
+    async def manifest(self, tag: Tag) -> Manifest | None:
+        """Return the manifest of a job or of something stored."""
+        ...
+
+    # --- what is stored ---
+
+    async def store(self, tag: Tag, grants: Iterable[tuple[NodeId, str]], now: float) -> list[StoredFile]:
+        """The job's file is in the backend: job state and names in one transaction.
+
+        Return it and every other file that a name was taken from by this.
+        """
+        ...
+
+    async def add_name(self, tag: Tag, node: NodeId, name: str, now: float) -> list[StoredFile]:
+        """``node`` proved that it has what is stored as ``tag`` and wants this name for it. Returns as ``store``."""
+        ...
+
+    async def stored(self) -> list[StoredFile]:
+        """Return everything stored, by tag."""
+        ...
+
+    async def versions(self, name: str) -> list[Version]:
+        """Return every file that was stored under ``name``, newest first."""
+        ...
