@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from platformdirs import user_config_path, user_state_path
-
 from protocol.errors import ConfigError
 
 Program = Literal["daemon", "storage", "tracker"]
@@ -47,6 +45,9 @@ class Places:
             home = home.expanduser().absolute()
             places = cls(home, known, home / known, home / known / "control.sock", home / "upswarm.toml")
         else:
+            # Imported where it is needed: who names a home need not wait for it.
+            from platformdirs import user_config_path, user_state_path
+
             state = user_state_path("upswarm", appauthor=False) / known
             places = cls(
                 None,

@@ -1,36 +1,71 @@
 """The command ``upswarm``: which verbs there are, and how a call ends. What each verb does is in its family's module.
 
-Loads no trio: the verbs that run a program import it when they are called, the others speak to a control socket.
+Loads no trio, and of the families only the one that is called: a command is started often and by people, and most of
+what it took was reading modules that it had no use for. ``--help`` and completion read them all.
+
 Exit codes: 0 ok, 1 failed, 2 usage or config, 3 no daemon, 4 not found, 5 temporary, 6 refused, 7 unfinished,
 8 integrity, 9 no space, 10 timeout, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import NoReturn
 
 import click
 
 from protocol.errors import UpswarmError
-from upswarm import care, files, looking, membership, programs, service, transfers
 from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, Console, home_option, json_option
-from upswarm.demo import demo
+
+# Module of upswarm → its verbs; a test holds it to what the modules say.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "programs": ("tracker", "storage", "daemon"),
+    "membership": ("invite", "join", "leave", "nodes", "revoke"),
+    "transfers": ("put", "get", "share", "unshare", "pause", "resume", "cancel", "limit"),
+    "looking": ("ls", "show", "status", "peers", "storage-nodes", "events"),
+    "files": ("tag", "verify", "check"),
+    "care": ("doctor", "bugreport", "config", "completion", "version"),
+    "service": ("service",),
+    "watch": ("watch",),
+    "demo": ("demo",),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Verbs(MutableMapping[str, click.Command]):
+    """Verb → command, as click wants it; a family's module is imported when one of its verbs is asked for."""
+
+    def __init__(self) -> None:
+        self._family_of = {verb: family for family, verbs in FAMILIES.items() for verb in verbs}
+        self._added: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._added:
+            family = importlib.import_module(f"upswarm.{self._family_of[name]}")
+            self._added.update((str(command.name), command) for command in family.VERBS)
+        return self._added[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._family_of, *self._added)))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._added[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        self._family_of.pop(name, None)
+        self._added.pop(name, None)
+
+
+@click.group(commands=Verbs(), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @home_option
 @json_option
 def cli() -> None:
     """Many machines push one file into storage together."""
-
-
-for _family in (programs, membership, transfers, looking, files, care, service):
-    for _verb in _family.VERBS:
-        cli.add_command(_verb)
-cli.add_command(demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

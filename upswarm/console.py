@@ -18,7 +18,6 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import click
 
 from protocol.errors import CommandError, UpswarmError
-from runtime.config import parse_duration_seconds, parse_rate
 from runtime.places import Places, Program
 from upswarm.client import Client, NoProgram
 from upswarm.text import report, shown
@@ -141,6 +140,8 @@ class RateType(click.ParamType[float | str]):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float | str:
         if value == "off" or isinstance(value, float):
             return value  # type: ignore[no-any-return]  # one of both, as just asked
+        from runtime.config import parse_rate
+
         try:
             return parse_rate(str(value))
         except ValueError as error:
@@ -155,6 +156,8 @@ class DurationType(click.ParamType[float]):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
         if isinstance(value, float):
             return value
+        from runtime.config import parse_duration_seconds
+
         try:
             return parse_duration_seconds(str(value))
         except ValueError as error:

@@ -291,3 +291,6 @@ def _say_how_to_look(console: Console, swarm: LocalSwarm) -> None:
         console.note(f"  {program.label}: upswarm status --home {shlex.quote(str(program.home))}{page}")
     numbers = " ".join(str(program.process.pid) for program in swarm.programs)
     console.note(f"to end it: kill {numbers}; rm -r {shlex.quote(str(swarm.root))}")
+
+
+VERBS = (demo,)

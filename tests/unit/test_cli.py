@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -13,13 +14,14 @@ import trio
 from support.front_door import TAG, Notify, call, running
 
 from protocol.errors import CommandError, LinkLost, NotFound
+from upswarm.cli import FAMILIES
 
 Capture = pytest.CaptureFixture[str]
 
 VERBS = [
     "bugreport", "cancel", "check", "completion", "config", "daemon", "demo", "doctor", "events", "get", "invite",
     "join", "leave", "limit", "ls", "nodes", "pause", "peers", "put", "resume", "revoke", "share", "show", "status",
-    "storage", "storage-nodes", "tag", "tracker", "unshare", "verify", "version",
+    "service", "storage", "storage-nodes", "tag", "tracker", "unshare", "verify", "version", "watch",
 ]  # fmt: skip
 
 
@@ -39,9 +41,35 @@ def stored(name: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_command_line_loads_no_trio() -> None:
-    code = "import upswarm.cli, sys; assert 'trio' not in sys.modules; assert 'rich' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+# What `upswarm status` has no use for, and what each of these costs: 2 to 200 ms.
+FOREIGN = (
+    "apsw", "asyncio", "concurrent", "cryptography", "daemon", "difflib", "hashlib", "http", "importlib.metadata",
+    "importlib.resources", "jinja2", "logging", "msgpack", "msgspec", "platformdirs", "prometheus_client", "rich",
+    "runtime.config", "runtime.seam", "shutil", "sqlite3", "ssl", "storage", "structlog", "subprocess", "tempfile",
+    "tomllib", "tracker", "trio", "upswarm.care", "upswarm.demo", "upswarm.hashing", "upswarm.progress",
+    "upswarm.service", "upswarm.transfers", "watchfiles", "zeroconf",
+)  # fmt: skip
+
+
+def test_status_loads_nothing_that_it_has_no_use_for(tmp_path: Path) -> None:
+    """A command answers in the time it takes to type the next: most of that time is reading modules."""
+    code = (
+        "import sys\n"
+        "before = set(sys.modules)\n"  # what the installation's own hooks load is not ours
+        "from upswarm.cli import main\n"
+        f"try: main(['--home', {str(tmp_path)!r}, 'status'])\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        f"print('loaded', sorted(set({FOREIGN!r}) & (set(sys.modules) - before)))"
+    )
+    with running(tmp_path, status={"peers": 3}):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["peers: 3", "loaded []"], done.stderr
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_table_of_verbs_says_what_the_families_say(family: str) -> None:
+    module = importlib.import_module(f"upswarm.{family}")
+    assert FAMILIES[family] == tuple(command.name for command in module.VERBS)
 
 
 def test_every_verb_is_there_and_explains_itself(capsys: Capture) -> None:
