@@ -194,7 +194,9 @@ class Session:
         return True
 
     async def _send_manifest(self, tag: Tag) -> None:
-        manifest = await self._engine.holdings.manifest(tag)
+        holdings = self._engine.holdings
+        # What is remembered of a file that is not offered any more would keep a download waiting for it.
+        manifest = await holdings.manifest(tag) if holdings.holding(tag) is not None else None
         if manifest is None:
             self.link.post(m.NotHeld(tag=tag))
         else:

@@ -44,7 +44,7 @@ ASK_SECONDS_MAX = 10.0
 # Full jitter (a draw from 0 to the ceiling): a thousand nodes that lost their tracker together come back one by one.
 RETRY_SECONDS_FIRST = 0.5
 RETRY_SECONDS_MAX = 30.0
-# Changes are told at once, and then no oftener than this; a file that has become whole waits only for others like it.
+# Changes are told at once, and then no oftener than this; a file that has become whole, or is gone, waits only for others like it.
 INVENTORY_SECONDS_MIN = 0.5
 URGENT_SECONDS_MIN = 0.02
 RENEW_RETRY_SECONDS = 60.0

@@ -4,7 +4,7 @@ Each Inventory message has the next sequence number of its epoch. The epoch is d
 a tracker never takes the sequence of an earlier life for this one's. A message that was lost, or came twice, shows at
 the next heartbeat (epoch and sequence differ), and the tracker asks for the book in full. Many changes of one tag
 between two messages become one: a download that verifies a hundred chunks a second says so twice a second at most
-(heartbeat.py). What now is held whole cannot wait for that: somebody may ask for it by its name at once.
+(heartbeat.py). What now is held whole, or not at all any more, cannot wait for that: somebody may ask for it at once.
 
 Pure: knows no clock and no link. The rules of the receiving side are in docs/protocol.md#inventory and are checked
 against this file in tests/property/test_inventory.py.
@@ -44,7 +44,7 @@ class InventorySource(Protocol):
 
     def on_change(self, notice: Callable[[bool], None]) -> None:
         """Call ``notice(urgent)`` when there is something to say that was not there before, or that now is urgent: a
-        file that has become whole. It must not wait."""
+        file that has become whole, or is gone. It must not wait."""
         ...
 
 
@@ -91,7 +91,7 @@ class InventoryBook:
     def drop(self, tag: Tag) -> None:
         """Note that nothing of ``tag`` is held any more."""
         if self._held.pop(tag, None) is not None:
-            self._say(tag, None, urgent=False)
+            self._say(tag, None, urgent=True)
 
     def on_change(self, notice: Callable[[bool], None]) -> None:
         """See ``InventorySource``."""

@@ -58,6 +58,8 @@ def test_show_and_ls_tell_of_a_stored_file(crew: Crew) -> None:
     daemon = crew.daemons[0]
     file = crew.file("shown.bin", 2 * MIB, seed=32)
     tag = put(daemon, file)["tag"]
+    # The tracker hears of it from the storage node's inventory, about when the uploader hears that it is stored.
+    wait_until(lambda: crew.storage.node in json.dumps(daemon.call("show", tag=tag)), "the tracker knows who has it")
     shown = daemon.upswarm("show", tag, "--json").json
     assert shown["tag"] == tag and shown["size"] == file.stat().st_size
     assert crew.storage.node in json.dumps(shown)
