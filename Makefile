@@ -4,13 +4,14 @@
 #   make test    all tests; first in parallel, then alone those that measure rates
 #   make check   linters and types
 #   make soak    kills, restarts, kills: long
+#   make fuzz    parsers against ten million inputs each; RUNS=n, TARGETS="frames link"
 #   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
 #   make bench   measures this machine; docs/testing.md says how to read it
 #   make bench-crowd    many uplinks, one upload, on shaped lines beside libtorrent; needs root (docs/benchmarks.md)
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak sim bench bench-crowd vectors man venv
+.PHONY: demo test check soak fuzz sim bench bench-crowd vectors man venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -29,6 +30,10 @@ check: venv
 
 soak: venv
 	$(PYTEST) -m soak --timeout=0
+
+fuzz: venv
+	.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/python -m pip install -q --editable '.[fuzz]'
+	.venv/bin/python -m fuzz.long --runs $(or $(RUNS),10000000) $(TARGETS)
 
 sim: venv
 	PYTHONPATH=tests:. .venv/bin/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200) --first $(or $(FROM),0)) $(if $(TRACE),--trace)

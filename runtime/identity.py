@@ -161,7 +161,7 @@ def judge(certificate: bytes, authorities: tuple[bytes, ...], revoked_serials: f
     for issuer in issuers:
         try:
             leaf.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
             continue
         break
     else:

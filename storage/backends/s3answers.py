@@ -142,10 +142,10 @@ def _error_of(body: bytes) -> tuple[str, str]:
 
 
 def _parse(body: bytes) -> ElementTree.Element | None:
-    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
-        return None
     try:
-        return ElementTree.fromstring(body)
+        # As text: in another encoding (UTF-16) a document type would not be seen here, and be read all the same.
+        text = body.decode("utf-8")
+        return None if "<!DOCTYPE" in text or "<!ENTITY" in text else ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError, LookupError):
         return None
 
