@@ -10,6 +10,12 @@ counts, earlier ones stay as versions. Newest is who was written last, not whose
 Laws: each method is one transaction, which happened wholly or not at all; when it has returned, its effect survives a
 power cut; all methods happen one after the other in *some* order, whoever calls them from wherever. Each may raise
 ``StorageFull`` (nothing happened) or ``StorageBroken`` (nobody knows; the process must end).
+
+Where several nodes share a ledger, a job belongs to one of them at a time: to who opened it or took it over, under an
+epoch that counts up with each change of hands. Whatever is written about a job is written in a transaction that sees
+owner and epoch as they were when this process got it, or is not written at all (``LeaseLost``): a node that was frozen,
+and wakes up when another one has its job, can spoil nothing. A node that has not beaten for ``lease_seconds`` of the
+database's clock may lose its jobs; until somebody takes one, it is still its own.
 """
 
 from __future__ import annotations
@@ -19,19 +25,29 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from protocol.bitmap import Bitmap
+from protocol.errors import StorageError
 from protocol.ids import NodeId, Tag
 from protocol.manifest import Manifest
 from protocol.messages import JobState
 from storage.jobs import Job
 
 
+class LeaseLost(StorageError):
+    """The job belongs to another storage node (now). Nothing was written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledgement:
-    """Newly durable chunks of one job: the whole bitmap as it is now, and what each sender has given in all."""
+    """Newly durable chunks of one job: the whole bitmap as it is now, and what each sender has given in all.
+
+    ``apart``: those of the durable ones that are in the store as parts of an upload, and not in the spool file; None
+    when that has not changed.
+    """
 
     tag: Tag
     durable: Bitmap
     pushed: Mapping[NodeId, int] = field(default_factory=dict)
+    apart: Bitmap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +72,38 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptUpload:
+    """An upload in parts that the store has begun for a job. ``apart`` as in ``Acknowledgement``."""
+
+    id: str
+    apart: Bitmap
+
+
+@dataclass(frozen=True, slots=True)
 class KeptJob:
     """A job that is not stored, as it was last written, and when (wall clock)."""
 
     job: Job
     moved_at: int
+    upload: KeptUpload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of stored files since ``mark``: those that are (still) stored, and tags that are not."""
+
+    mark: str
+    stored: list[StoredFile]
+    gone: list[Tag]
 
 
 class Ledger(Protocol):
     """See the module. ``now`` is the wall clock, kept in whole seconds."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other storage nodes may write to it, too."""
+        ...
 
     async def aclose(self) -> None:
         """Close; what was written stays."""
@@ -75,7 +114,10 @@ class Ledger(Protocol):
     async def open_job(self, manifest: Manifest, node: NodeId, names: Sequence[str], now: float) -> None:
         """A job for ``manifest``, claimed by ``node``; one that ended unfinished opens again with what it had.
 
-        What is stored already stays stored.
+        What is stored already stays stored. In a shared ledger it is this node's own from now on.
+
+        Raises:
+            LeaseLost: it is another live node's.
         """
         ...
 
@@ -88,7 +130,24 @@ class Ledger(Protocol):
         ...
 
     async def acknowledge(self, batch: Sequence[Acknowledgement], now: float) -> None:
-        """These chunks are durable, all of them in one transaction. A job that is not open is left as it is."""
+        """These chunks are durable, all of them in one transaction. A job that is not open is left as it is.
+
+        Raises:
+            LeaseLost: one of the jobs is another node's. Nothing of the batch was written.
+        """
+        ...
+
+    async def set_upload(self, tag: Tag, upload: str) -> None:
+        """The store has begun an upload in parts, nothing of which is apart yet. In place of an earlier one."""
+        ...
+
+    async def drop_upload(self, tag: Tag) -> None:
+        """Nobody will count on the upload of this job any more. Only then may it be aborted: whoever gets the job
+        next must not find parts of it acknowledged and on their way out."""
+        ...
+
+    async def uploads(self) -> dict[Tag, str]:
+        """Return the uploads of all jobs, whoever's they are."""
         ...
 
     async def set_durable(self, tag: Tag, durable: Bitmap) -> None:
@@ -108,7 +167,8 @@ class Ledger(Protocol):
         ...
 
     async def jobs(self) -> list[KeptJob]:
-        """Return all jobs that are not stored, by tag.
+        """Return all jobs that are not stored, by tag; of a shared ledger this node's own, which it takes anew: an
+        earlier process of this node, should it wake up, has lost them.
 
         Raises:
             ConfigError: a row cannot be; the ledger was damaged or edited.
@@ -117,6 +177,28 @@ class Ledger(Protocol):
 
     async def manifest(self, tag: Tag) -> Manifest | None:
         """Return the manifest of a job or of something stored."""
+        ...
+
+    # --- shared with other nodes ---
+
+    async def beat(self) -> None:
+        """This node lives."""
+        ...
+
+    async def orphans(self) -> list[Tag]:
+        """Return the open jobs of nodes that have not beaten for too long."""
+        ...
+
+    async def take(self, tag: Tag) -> KeptJob | None:
+        """Make a job this node's own, if it is nobody's or its owner's lease has run out. None: it is not to be had.
+
+        What comes back is as its last owner wrote it, spool file and all; what of that this node has is for the caller
+        to find out.
+        """
+        ...
+
+    async def changes(self, mark: str) -> Changes:
+        """Return what changed since ``mark`` ("": since ever), at least; some of it may come twice."""
         ...
 
     # --- what is stored ---

@@ -21,7 +21,7 @@ from protocol.manifest import Manifest
 from protocol.messages import JobState
 from runtime.seam import Database
 from storage.jobs import Job
-from storage.ledger.base import Acknowledgement, KeptJob, StoredFile, Version
+from storage.ledger.base import Acknowledgement, Changes, KeptJob, KeptUpload, StoredFile, Version
 
 FORMAT = 1
 
@@ -43,6 +43,13 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE TABLE IF NOT EXISTS manifests (
     tag {bytes} PRIMARY KEY REFERENCES jobs (tag) ON DELETE CASCADE,
     digests {bytes} NOT NULL
+);
+
+-- What the store has begun for a job, and which durable chunks are there alone.
+CREATE TABLE IF NOT EXISTS uploads (
+    tag {bytes} PRIMARY KEY REFERENCES jobs (tag) ON DELETE CASCADE,
+    upload TEXT NOT NULL,
+    apart {bytes} NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS claims (
@@ -74,10 +81,18 @@ CREATE INDEX IF NOT EXISTS files_by_tag ON files (tag, position);
 
 
 class SqlLedger:
-    """``database`` has the tables of SCHEMA. See base.py for what each method promises."""
+    """``database`` has the tables of SCHEMA. See base.py for what each method promises.
+
+    What is written about a job begins with ``_fence``; here, where there is nobody else, it lets all pass.
+    """
+
+    shared = False
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def _fence(self, cursor: Any, tag: Tag) -> None:
+        """Raise ``LeaseLost`` when ``tag``'s job is not this process's own."""
 
     async def _check_format(self, where: str) -> None:
         """Close and refuse a ledger that a later version of this program wrote."""
@@ -96,34 +111,39 @@ class SqlLedger:
     # --- jobs ---
 
     async def open_job(self, manifest: Manifest, node: NodeId, names: Sequence[str], now: float) -> None:
+        await self._database.transaction(lambda cursor: self.write_open_job(cursor, manifest, node, names, now))
+
+    def write_open_job(self, cursor: Any, manifest: Manifest, node: NodeId, names: Sequence[str], now: float) -> None:
+        """What ``open_job`` writes."""
         tag = manifest.tag.to_bytes()
         empty = Bitmap(manifest.layout.chunks).to_bytes()
+        cursor.execute(
+            "INSERT INTO jobs VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT (tag) DO UPDATE"
+            " SET state = 'open', reason = '', moved_at = excluded.moved_at WHERE jobs.state != 'stored'",
+            (tag, manifest.size_bytes, empty, int(now)),
+        )
+        cursor.execute("INSERT INTO manifests VALUES (?, ?) ON CONFLICT DO NOTHING", (tag, manifest.joined_digests()))
+        for name in names:
+            _claim(cursor, tag, node, name)
 
+    async def claim(self, tag: Tag, node: NodeId, name: str) -> None:
         def work(cursor: Any) -> None:
-            cursor.execute(
-                "INSERT INTO jobs VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT (tag) DO UPDATE"
-                " SET state = 'open', reason = '', moved_at = excluded.moved_at WHERE jobs.state != 'stored'",
-                (tag, manifest.size_bytes, empty, int(now)),
-            )
-            cursor.execute(
-                "INSERT INTO manifests VALUES (?, ?) ON CONFLICT DO NOTHING", (tag, manifest.joined_digests())
-            )
-            for name in names:
-                _claim(cursor, tag, node, name)
+            self._fence(cursor, tag)
+            _claim(cursor, tag.to_bytes(), node, name)
 
         await self._database.transaction(work)
 
-    async def claim(self, tag: Tag, node: NodeId, name: str) -> None:
-        await self._database.transaction(lambda cursor: _claim(cursor, tag.to_bytes(), node, name))
-
     async def withdraw(self, tag: Tag, node: NodeId) -> None:
         def work(cursor: Any) -> None:
+            self._fence(cursor, tag)
             cursor.execute("DELETE FROM claims WHERE tag = ? AND node = ?", (tag.to_bytes(), node))
 
         await self._database.transaction(work)
 
     async def acknowledge(self, batch: Sequence[Acknowledgement], now: float) -> None:
         def work(cursor: Any) -> None:
+            for entry in batch:
+                self._fence(cursor, entry.tag)
             cursor.executemany(
                 "UPDATE jobs SET durable = ?, moved_at = ? WHERE tag = ? AND state = 'open'",
                 [(entry.durable.to_bytes(), int(now), entry.tag.to_bytes()) for entry in batch],
@@ -133,11 +153,43 @@ class SqlLedger:
                 " ON CONFLICT (tag, node) DO UPDATE SET bytes_pushed = excluded.bytes_pushed",
                 [(entry.tag.to_bytes(), node, count) for entry in batch for node, count in entry.pushed.items()],
             )
+            cursor.executemany(
+                "UPDATE uploads SET apart = ? WHERE tag = ?",
+                [(entry.apart.to_bytes(), entry.tag.to_bytes()) for entry in batch if entry.apart is not None],
+            )
 
         await self._database.transaction(work)
 
+    async def set_upload(self, tag: Tag, upload: str) -> None:
+        none = Bitmap(tag.chunks).to_bytes()
+
+        def work(cursor: Any) -> None:
+            self._fence(cursor, tag)
+            cursor.execute(
+                "INSERT INTO uploads VALUES (?, ?, ?)"
+                " ON CONFLICT (tag) DO UPDATE SET upload = excluded.upload, apart = excluded.apart",
+                (tag.to_bytes(), upload, none),
+            )
+
+        await self._database.transaction(work)
+
+    async def drop_upload(self, tag: Tag) -> None:
+        def work(cursor: Any) -> None:
+            self._fence(cursor, tag)
+            cursor.execute("DELETE FROM uploads WHERE tag = ?", (tag.to_bytes(),))
+
+        await self._database.transaction(work)
+
+    async def uploads(self) -> dict[Tag, str]:
+        def work(cursor: Any) -> dict[Tag, str]:
+            rows = cursor.execute("SELECT tag, upload FROM uploads ORDER BY tag")
+            return {Tag.from_bytes(key): upload for key, upload in rows}
+
+        return await self._database.read(work)
+
     async def set_durable(self, tag: Tag, durable: Bitmap) -> None:
         def work(cursor: Any) -> None:
+            self._fence(cursor, tag)
             cursor.execute("UPDATE jobs SET durable = ? WHERE tag = ?", (durable.to_bytes(), tag.to_bytes()))
 
         await self._database.transaction(work)
@@ -146,6 +198,7 @@ class SqlLedger:
         assert state in (JobState.FAILED, JobState.CANCELLED)
 
         def work(cursor: Any) -> None:
+            self._fence(cursor, tag)
             cursor.execute(
                 "UPDATE jobs SET state = ?, reason = ?, moved_at = ? WHERE tag = ?",
                 (state.value, reason, int(now), tag.to_bytes()),
@@ -167,19 +220,14 @@ class SqlLedger:
 
     async def forget_job(self, tag: Tag) -> None:
         def work(cursor: Any) -> None:
+            self._fence(cursor, tag)
             cursor.execute("DELETE FROM jobs WHERE tag = ? AND state IN ('failed', 'cancelled')", (tag.to_bytes(),))
 
         await self._database.transaction(work)
 
     async def jobs(self) -> list[KeptJob]:
         def work(cursor: Any) -> list[KeptJob]:
-            rows = list(
-                cursor.execute(
-                    "SELECT tag, size_bytes, state, reason, durable, moved_at, digests"
-                    " FROM jobs JOIN manifests USING (tag) WHERE state != 'stored' ORDER BY tag"
-                )
-            )
-            return [_kept(cursor, row) for row in rows]
+            return kept_jobs(cursor, "TRUE", ())
 
         return await self._database.read(work)
 
@@ -195,36 +243,55 @@ class SqlLedger:
 
         return await self._database.read(work)
 
+    # --- shared with other nodes: there are none ---
+
+    async def beat(self) -> None:
+        """Nobody looks."""
+
+    async def orphans(self) -> list[Tag]:
+        return []
+
+    async def take(self, tag: Tag) -> KeptJob | None:
+        def work(cursor: Any) -> KeptJob | None:
+            return next(iter(kept_jobs(cursor, "jobs.tag = ?", (tag.to_bytes(),))), None)
+
+        return await self._database.read(work)
+
+    async def changes(self, mark: str) -> Changes:
+        return Changes("", [], [])
+
     # --- what is stored ---
 
     async def store(self, tag: Tag, grants: Iterable[tuple[NodeId, str]], now: float) -> list[StoredFile]:
         taken = list(grants)
+        return await self._database.transaction(lambda cursor: self.write_stored(cursor, tag, taken, now))
 
-        def work(cursor: Any) -> list[StoredFile]:
-            key = tag.to_bytes()
-            cursor.execute(
-                "UPDATE jobs SET state = 'stored', reason = '', durable = ?, moved_at = ? WHERE tag = ?",
-                (Bitmap.full(tag.chunks).to_bytes(), int(now), key),
-            )
-            cursor.execute("DELETE FROM claims WHERE tag = ?", (key,))
-            changed = {key}
-            for node, name in taken:
-                changed |= _name(cursor, key, node, name, int(now))
-            return _stored(cursor, sorted(changed))
-
-        return await self._database.transaction(work)
+    def write_stored(self, cursor: Any, tag: Tag, grants: Sequence[tuple[NodeId, str]], now: float) -> list[StoredFile]:
+        """What ``store`` writes."""
+        self._fence(cursor, tag)
+        key = tag.to_bytes()
+        cursor.execute(
+            "UPDATE jobs SET state = 'stored', reason = '', durable = ?, moved_at = ? WHERE tag = ?",
+            (Bitmap.full(tag.chunks).to_bytes(), int(now), key),
+        )
+        cursor.execute("DELETE FROM claims WHERE tag = ?", (key,))
+        cursor.execute("DELETE FROM uploads WHERE tag = ?", (key,))
+        changed = {key}
+        for node, name in grants:
+            changed |= _name(cursor, key, node, name, int(now))
+        return stored_files(cursor, sorted(changed))
 
     async def add_name(self, tag: Tag, node: NodeId, name: str, now: float) -> list[StoredFile]:
         def work(cursor: Any) -> list[StoredFile]:
             changed = {tag.to_bytes()} | _name(cursor, tag.to_bytes(), node, name, int(now))
-            return _stored(cursor, sorted(changed))
+            return stored_files(cursor, sorted(changed))
 
         return await self._database.transaction(work)
 
     async def stored(self) -> list[StoredFile]:
         def work(cursor: Any) -> list[StoredFile]:
             keys = [row[0] for row in cursor.execute("SELECT tag FROM jobs WHERE state = 'stored' ORDER BY tag")]
-            return _stored(cursor, keys)
+            return stored_files(cursor, keys)
 
         return await self._database.read(work)
 
@@ -265,7 +332,7 @@ def _name(cursor: Any, key: bytes, node: NodeId, name: str, now: int) -> set[byt
     return {key} if newest is None else {key, newest[1]}
 
 
-def _stored(cursor: Any, keys: Sequence[bytes]) -> list[StoredFile]:
+def stored_files(cursor: Any, keys: Sequence[bytes]) -> list[StoredFile]:
     found = []
     for key in keys:
         row = next(
@@ -292,8 +359,21 @@ def _stored(cursor: Any, keys: Sequence[bytes]) -> list[StoredFile]:
     return found
 
 
-def _kept(cursor: Any, row: tuple[bytes, int, str, str, bytes, int, bytes]) -> KeptJob:
-    key, size_bytes, state, reason, durable, moved_at, digests = row
+def kept_jobs(cursor: Any, condition: str, values: Sequence[Any]) -> list[KeptJob]:
+    """Return the jobs that are not stored and of which ``condition`` (our own text, never a stranger's) is true."""
+    rows = list(
+        cursor.execute(
+            "SELECT jobs.tag, size_bytes, state, reason, durable, moved_at, digests, upload, apart FROM jobs"
+            " JOIN manifests ON manifests.tag = jobs.tag LEFT JOIN uploads ON uploads.tag = jobs.tag"
+            f" WHERE state != 'stored' AND {condition} ORDER BY jobs.tag",
+            values,
+        )
+    )
+    return [_kept(cursor, row) for row in rows]
+
+
+def _kept(cursor: Any, row: tuple[Any, ...]) -> KeptJob:
+    key, size_bytes, state, reason, durable, moved_at, digests, upload, apart = row
     tag = Tag.from_bytes(key)
     claims = cursor.execute("SELECT node, name FROM claims WHERE tag = ? ORDER BY position", (key,))
     named = [(NodeId(node), name) for node, name in claims]
@@ -302,12 +382,13 @@ def _kept(cursor: Any, row: tuple[bytes, int, str, str, bytes, int, bytes]) -> K
     try:
         chunks = Bitmap.from_bytes(tag.chunks, durable)
         known = JobState(state)
+        begun = None if upload is None else KeptUpload(upload, Bitmap.from_bytes(tag.chunks, apart))
     except ValueError as error:
         raise ConfigError(f"ledger: the job of {tag} cannot be read ({error}); restore the ledger") from error
     job = Job(
         _manifest(tag, size_bytes, digests), state=known, reason=reason, durable=chunks, claims=named, pushed=given
     )
-    return KeptJob(job, moved_at)
+    return KeptJob(job, moved_at, begun)
 
 
 def _manifest(tag: Tag, size_bytes: int, digests: bytes) -> Manifest:

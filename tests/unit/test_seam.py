@@ -33,6 +33,7 @@ BANNED = (
     "os.getenv",
     "os.open",
     "os.urandom",
+    "psycopg",
     "queue",
     "random.SystemRandom",
     "random.betavariate",
