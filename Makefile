@@ -6,7 +6,7 @@
 #   make soak    kills, restarts, kills: long
 #   make fuzz    parsers against ten million inputs each; RUNS=n, TARGETS="frames link"
 #   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
-#   make bench   measures this machine; docs/testing.md says how to read it
+#   make bench   measures one link of this machine beside others (bench/install-rivals); ROWS="get put" only these
 #   make bench-crowd    many uplinks, one upload, on shaped lines beside libtorrent; needs root (docs/benchmarks.md)
 
 PYTEST := .venv/bin/python -m pytest
@@ -39,7 +39,7 @@ sim: venv
 	PYTHONPATH=tests:. .venv/bin/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200) --first $(or $(FROM),0)) $(if $(TRACE),--trace)
 
 bench: venv
-	.venv/bin/python -m bench.engine_transfer
+	.venv/bin/python -m bench.run $(ROWS)
 
 bench-crowd: venv
 	.venv/bin/python -c 'import libtorrent' 2>/dev/null || .venv/bin/python -m pip install -q --editable '.[bench]'

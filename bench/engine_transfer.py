@@ -8,6 +8,7 @@ No tracker, no storage node: what the data plane could give to both. Prints one 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import hashlib
 import json
 import os
@@ -17,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import trio
 
+from bench.contest import Sample, warm
 from exchange.engine import Engine, Held
 from exchange.spool import Spool
 from protocol.bitmap import Bitmap
@@ -55,10 +58,16 @@ class OneFile:
 
 
 def manifest_of(path: Path) -> Manifest:
+    """Return the manifest of a file; it is kept beside it, for the other process and the next run."""
     layout = Layout.of_size(path.stat().st_size)
-    with open(path, "rb") as file:
-        digests = [hashlib.sha256(file.read(layout.chunk_bytes)).digest() for _ in range(layout.chunks)]
-    return Manifest.of_digests(layout.size_bytes, digests)
+    kept = path.with_name(path.name + ".digests")
+    if not kept.exists():
+        with open(path, "rb") as file:
+            kept.write_bytes(
+                b"".join(hashlib.sha256(file.read(layout.chunk_bytes)).digest() for _ in range(layout.chunks))
+            )
+    joined = kept.read_bytes()
+    return Manifest.of_digests(layout.size_bytes, [joined[at : at + 32] for at in range(0, len(joined), 32)])
 
 
 async def node(name: str, holdings, *, listening: bool):
@@ -75,16 +84,22 @@ async def node(name: str, holdings, *, listening: bool):
     return runtime, engine, links, listeners
 
 
+def cpu() -> float:
+    """Return what this process has used so far, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 async def send(path: Path) -> None:
     manifest = manifest_of(path)
     _, engine, links, listeners = await node("sender", lambda rt: OneFile(rt, path, manifest), listening=True)
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         await nursery.start(links.run, listeners)
+        before = cpu()
         print(json.dumps({"address": listeners[0].address}), flush=True)
         await trio.to_thread.run_sync(sys.stdin.readline)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        print(json.dumps({"cpu": usage.ru_utime + usage.ru_stime}), flush=True)
+        print(json.dumps({"cpu": cpu() - before}), flush=True)
         nursery.cancel_scope.cancel()
 
 
@@ -97,26 +112,45 @@ async def receive(path: Path, address: str, source: Path) -> dict:
         link = await links.dial(NodeAddress(SwarmCa("bench").node("sender"), Role.PEER, (address,)))
         spool = await Spool.open(runtime, path, manifest)
         swarm = engine.fetch(manifest, spool, Bitmap(manifest.layout.chunks), lambda chunk, makers: None)
-        before = resource.getrusage(resource.RUSAGE_SELF)
+        before = cpu()
         began = time.monotonic()
         engine.ask(link, manifest.tag)
         await swarm.run()
         seconds = time.monotonic() - began
-        after = resource.getrusage(resource.RUSAGE_SELF)
+        used = cpu() - before
         swarm.close()
         await spool.aclose()
         nursery.cancel_scope.cancel()
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "cpu": cpu, "rss_mib": after.ru_maxrss / 1024}
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "cpu": used, "rss_mib": resident}
 
 
-def warm(folder: Path, mib: int) -> None:
-    """Touch and free as much memory as a run writes: the first touch of a page costs a host fault otherwise."""
-    path = folder / "warm"
-    with open(path, "wb") as file:
-        for _ in range(mib):
-            file.write(b"\1" * MIB)
-    path.unlink()
+def one_run(source: Path, target: Path, profile: str | None = None) -> Sample:
+    """Send ``source`` from a process of its own to this one."""
+    manifest_of(source)
+    sender = subprocess.Popen(
+        [sys.executable, "-m", "bench.engine_transfer", "--role", "send", "--paths", str(source)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert sender.stdin is not None and sender.stdout is not None
+    address = json.loads(sender.stdout.readline())["address"]
+    if profile:
+        profiling = cProfile.Profile()
+        result = profiling.runcall(trio.run, receive, target, address, source)
+        profiling.dump_stats(profile)
+    else:
+        result = trio.run(receive, target, address, source)
+    sender.stdin.write("end\n")
+    sender.stdin.flush()
+    sender_cpu = json.loads(sender.stdout.readline())["cpu"]
+    sender.stdin.close()
+    sender.stdout.close()
+    sender.wait()
+    target.unlink()
+    size = source.stat().st_size
+    return Sample(result["seconds"], size / MIB, sender_cpu, result["cpu"], size, {"MiB resident": result["rss_mib"]})
 
 
 def main() -> None:
@@ -125,7 +159,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--role", choices=["send", "receive"])
+    parser.add_argument("--role", choices=["send"])
     parser.add_argument("--paths", nargs="*")
     parser.add_argument("--profile")
     arguments = parser.parse_args()
@@ -133,37 +167,16 @@ def main() -> None:
         trio.run(send, Path(arguments.paths[0]))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        folder = Path(name)
-        source, target = folder / "source", folder / "target"
+        source, target = Path(name) / "source", Path(name) / "target"
         with open(source, "wb") as file:
             for _ in range(arguments.mib // 16):
                 file.write(os.urandom(16 * MIB))
         rates = []
         for _ in range(arguments.runs):
-            sender = subprocess.Popen(
-                [sys.executable, "-m", "bench.engine_transfer", "--role", "send", "--paths", str(source)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            address = json.loads(sender.stdout.readline())["address"]
-            warm(folder, arguments.mib)
-            if arguments.profile:
-                import cProfile
-
-                profile = cProfile.Profile()
-                profile.enable()
-            result = trio.run(receive, target, address, source)
-            if arguments.profile:
-                profile.disable()
-                profile.dump_stats(arguments.profile)
-            sender.stdin.write("end\n")
-            sender.stdin.flush()
-            result["sender_cpu"] = json.loads(sender.stdout.readline())["cpu"]
-            sender.wait()
-            rates.append(arguments.mib / result["seconds"])
-            print(json.dumps({"mib_per_second": round(rates[-1], 1), **{k: round(v, 3) for k, v in result.items()}}))
-            target.unlink()
+            warm(Path(name), arguments.mib)
+            sample = one_run(source, target, arguments.profile)
+            rates.append(sample.amount / sample.seconds)
+            print(json.dumps({"mib_per_second": round(rates[-1], 1), **asdict(sample)}))
         print(json.dumps({"median_mib_per_second": round(statistics.median(rates), 1)}))
 
 
