@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulation.hosts import SimHost, StorageHost
 from simulation.network import SimStream
+from simulation.platters import Platters
+from simulation.promises import Promise, Violation
 
 from exchange.engine import RECEIVING_BYTES_MAX, SENDING_BYTES_MAX
 from exchange.strikes import STRIKE_SECONDS, STRIKES_MAX
@@ -30,38 +31,29 @@ from exchange.swarm import Swarm
 from protocol import messages as m
 from protocol.ids import NodeId, Tag
 from protocol.limits import ORDER_SECONDS_MAX, REQUESTS_PER_LINK_MAX
-from protocol.manifest import Layout, Manifest
+from protocol.manifest import Manifest
 from runtime.link import CONTROL_BYTES_MAX, Link
 from tracker.index.summary import keepers_of
 
 if TYPE_CHECKING:
-    from simulation.disk import Inode
+    from simulation.impostor import Impostor
     from simulation.world import World
 
 ORDER_SLACK_SECONDS = 1.0  # void orders are looked for twice a second
 
 
-class Violation(AssertionError):
-    """A promise was broken."""
-
-
-class Checks:
+class Checks(Platters):
     """The checkers of one world."""
 
     def __init__(self, world: World) -> None:
-        self.known: dict[Tag, bytes] = {}  # every file of the world
-        self.acknowledged: dict[tuple[NodeId, Tag], set[int]] = {}
-        self.stored: dict[Tag, set[NodeId]] = {}  # said to be stored, by which storage node
+        super().__init__()
         self.accepted: dict[Tag, list[str]] = {}  # put, and by whom
         self.attempted: set[Tag] = set()  # put, perhaps without an answer
         self.given_up: set[tuple[str, Tag]] = set()  # puts that somebody cancelled
         self.gone: set[str] = set()
         self.revoked: set[NodeId] = set()
-        self.tampered: set[Tag] = set()  # bits of it were flipped on some platter
-        self.false_hosts: dict[str, int] = {}  # addresses where no node of ours answers -> bytes of data it was sent
+        self.impostors: list[Impostor] = []
         self._world = world
-        self._right: dict[Inode, int] = {}  # objects that were looked at -> their version then
-        self._looked: dict[str, tuple[int, int]] = {}
         self._lone_wrong: dict[tuple[int, NodeId], list[float]] = {}  # by engine: wrong chunks that one node alone made
         self._requests: dict[tuple[str, int], dict[tuple[Tag, int, int], float]] = {}
 
@@ -77,7 +69,8 @@ class Checks:
             post(link, message)
 
         async def watched_block(link: Link, block: m.Block, data: memoryview) -> None:
-            checks._block_leaves(link)
+            if link.alive:
+                checks._block_leaves(link)
             await send_block(link, block, data)
 
         def watched_wrong(swarm: Swarm, chunk: int) -> None:
@@ -103,19 +96,21 @@ class Checks:
         if not isinstance(message, m.Ping | m.Pong):
             world.note("to", link.peer.node[:6], type(message).__name__)
         if link._control_bytes > CONTROL_BYTES_MAX:
-            raise Violation(f"{link._control_bytes} bytes of messages wait on one link")
+            self.fail(Promise.MEMORY_IS_BOUNDED, f"{link._control_bytes} bytes of messages wait on one link")
         if isinstance(message, m.Request):
             self._requested(link)
         elif isinstance(message, m.JobClosed) and message.proven:
             self._proven(link)
         if isinstance(message, m.Stored):
-            self._acknowledged(link, message)
+            self.acknowledge(self._storage_of(link), message.tag, message.chunks)
         elif isinstance(message, m.JobClosed | m.JobUpdate) and message.state is m.JobState.STORED:
-            self._said_stored(link, message.tag)
+            self.said_stored(self._storage_of(link), message.tag)
         elif isinstance(message, m.Inventory):
             for holding in message.held:
                 if not holding.bitmap and isinstance(self._host_of(link), StorageHost):
-                    self._said_stored(link, holding.tag)  # b"" is not a full bitmap: "all of it, for good"
+                    self.said_stored(
+                        self._storage_of(link), holding.tag
+                    )  # b"" is not a full bitmap: "all of it, for good"
 
     def _requested(self, link: Link) -> None:
         """Nobody asks one whose wrong chunks were enough."""
@@ -123,21 +118,23 @@ class Checks:
         times = self._lone_wrong.get((id(getattr(program, "engine", None)), link.peer.node), [])
         now = self._world.timeline.now
         if sum(now - at < STRIKE_SECONDS for at in times) >= STRIKES_MAX and times[-1] < now:
-            raise Violation(f"{link.peer.node[:6]} made {len(times)} wrong chunks alone, and is still asked")
+            self.fail(
+                Promise.STRUCK_IS_NOT_ASKED, f"{link.peer.node[:6]} made {len(times)} wrong chunks, and is still asked"
+            )
 
     def _proven(self, link: Link) -> None:
         """Who has nothing but lies has proven nothing."""
         if getattr(self._world.host_at(_stream_of(link).other), "lies", False):
-            raise Violation(f"{self._host_of(link).name} believes a liar that it has the file")
+            self.fail(Promise.HAVING_IS_PROVEN, f"{self._host_of(link).name} believes a liar that it has the file")
 
     def _block_leaves(self, link: Link) -> None:
         """Who gets it is whom the link's certificate names."""
         stream = _stream_of(link)
         there = self._world.host_at(stream.other)
         if there.node != link.peer.node:
-            raise Violation(f"a block for {link.peer.node[:6]} goes to {there.name}")
+            self.fail(Promise.RIGHT_NODE_ONLY, f"a block for {link.peer.node[:6]} goes to {there.name}")
         if link.peer.node in self.revoked and self._knows_revocations(stream.own.address):
-            raise Violation(f"a block for {there.name}, which was revoked")
+            self.fail(Promise.REVOKED_IS_SHUT_OUT, f"a block for {there.name}, which was revoked")
 
     def _host_of(self, link: Link) -> SimHost:
         return self._world.host_at(_stream_of(link).own)
@@ -145,22 +142,8 @@ class Checks:
     def _storage_of(self, link: Link) -> StorageHost:
         host = self._host_of(link)
         if not isinstance(host, StorageHost) or host.node is None:
-            raise Violation(f"{host.name}, no storage node, says Stored")
+            self.fail(Promise.STORED_IS_READABLE, f"{host.name}, no storage node, says Stored")
         return host
-
-    def _acknowledged(self, link: Link, message: m.Stored) -> None:
-        host = self._storage_of(link)
-        node: NodeId = host.node
-        for chunk in message.chunks:
-            if not self._chunk_is_durable(host, message.tag, chunk):
-                raise Violation(f"{host.name} acknowledged chunk {chunk} of {message.tag}, and it is not durable")
-        self.acknowledged.setdefault((node, message.tag), set()).update(message.chunks)
-
-    def _said_stored(self, link: Link, tag: Tag) -> None:
-        host = self._storage_of(link)
-        if not self._object_is_durable(host, tag):
-            raise Violation(f"{host.name} says that {tag} is stored, and it is not")
-        self.stored.setdefault(tag, set()).add(host.node)
 
     # --- what was done to the world ---
 
@@ -182,41 +165,6 @@ class Checks:
         for tag, names in self.accepted.items():
             if host.name in names:
                 self.given_up.add((host.name, tag))
-
-    def power_has_gone(self, host: SimHost) -> None:
-        """What was acknowledged must be on the platter as the crash left it."""
-        if host.node is None:
-            return
-        for (who, tag), chunks in self.acknowledged.items():
-            if who == host.node and tag not in self.tampered:
-                for chunk in sorted(chunks):
-                    if not self._chunk_is_durable(host, tag, chunk):
-                        raise Violation(f"the crash of {host.name} took the acknowledged chunk {chunk} of {tag}")
-        for tag, nodes in self.stored.items():
-            if host.node in nodes and not self._object_is_durable(host, tag):
-                raise Violation(f"the crash of {host.name} took the stored file {tag}")
-
-    def storage_opened(self, node: Any) -> None:
-        """A storage node has recovered from whatever happened: nothing acknowledged may be missing."""
-        for (who, tag), chunks in self.acknowledged.items():
-            if who != node.node or tag in node.shelf.stored:
-                continue
-            job = node.shelf.live.get(tag) or node.shelf.resting.get(tag)
-            held = set(job.job.durable) if job is not None else set()
-            if chunks - held and tag not in self.tampered:
-                raise Violation(f"acknowledged chunks {sorted(chunks - held)} of {tag} are forgotten")
-        for tag, nodes in self.stored.items():
-            if node.node in nodes and tag not in node.shelf.stored:
-                raise Violation(f"{tag} was stored and is not any more")
-
-    def got(self, host: SimHost, tag: Tag, path: str) -> None:
-        """A get said that it is done: right, and there also after a power cut."""
-        inode = host.platter.names.get(Path(path))
-        if inode is None or inode.data != self.known[tag]:
-            raise Violation(f"{host.name} got {tag}, and it is not what was put")
-        kept = host.platter.durable_names.get(Path(path))
-        if kept is not inode or inode.durable != self.known[tag]:
-            raise Violation(f"{host.name} got {tag}, and a power cut would take it")
 
     # --- what is still to come ---
 
@@ -247,9 +195,15 @@ class Checks:
 
     def every_second(self) -> None:
         """What holds at any time."""
+        if self.broken is not None:
+            raise self.broken
         world = self._world
         for host in world.storages():
-            self._platter_is_right(host)
+            self.platter_is_right(host)
+        for impostor in self.impostors:
+            if impostor.heard:
+                count = sum(map(len, impostor.heard))
+                self.fail(Promise.STRANGERS_HEAR_NOTHING, f"the {impostor.name} was told {count} bytes")
         for host in world.hosts.values():
             if host.program is None:
                 continue
@@ -261,21 +215,23 @@ class Checks:
             if orders is not None and not host.port.frozen:
                 for (tag, _), waiting in orders._waiting.items():
                     if world.timeline.now > waiting.expires_at + ORDER_SLACK_SECONDS:
-                        raise Violation(f"{host.name} keeps an order for {tag} that has expired")
+                        self.fail(Promise.ORDERS_END, f"{host.name} keeps an order for {tag} that has expired")
             if self.revoked and self._knows_revocations(host.port.address):
                 for link in host.program.links:
                     if link.alive and link.peer.node in self.revoked:
-                        raise Violation(f"{host.name} keeps a link to a revoked node")
+                        self.fail(Promise.REVOKED_IS_SHUT_OUT, f"{host.name} keeps a link to a revoked node")
         self._tracker_is_right()
 
     def _memory_is_bounded(self, host: SimHost, engine: Any) -> None:
         if engine.receiving.out_bytes > RECEIVING_BYTES_MAX or engine.sending.out_bytes > SENDING_BYTES_MAX:
-            raise Violation(f"{host.name} holds more buffers than it may")
+            self.fail(Promise.MEMORY_IS_BOUNDED, f"{host.name} holds more buffers than it may")
         for session in engine._sessions.values():
             if len(session._due) > 2 * REQUESTS_PER_LINK_MAX:
-                raise Violation(f"{host.name} has {len(session._due)} requests outstanding on one link")
+                self.fail(
+                    Promise.MEMORY_IS_BOUNDED, f"{host.name} has {len(session._due)} requests outstanding on one link"
+                )
             if engine.uplink.waiting(session.number) > REQUESTS_PER_LINK_MAX:
-                raise Violation(f"{host.name} queues more than it may for one link")
+                self.fail(Promise.MEMORY_IS_BOUNDED, f"{host.name} queues more than it may for one link")
 
     def _requests_end(self, host: SimHost, engine: Any) -> None:
         now = self._world.timeline.now
@@ -292,7 +248,7 @@ class Checks:
             self._requests[key] = {request: before.get(request, now) for request in session._due}
             for request, since in self._requests[key].items():
                 if now - since > ORDER_SECONDS_MAX and session.link.alive:
-                    raise Violation(f"{host.name} waits for {request} since {now - since:.0f} s")
+                    self.fail(Promise.REQUESTS_END, f"{host.name} waits for {request} since {now - since:.0f} s")
 
     def _knows_revocations(self, address: str) -> bool:
         """Whether the node at ``address`` has heard of everybody who was revoked."""
@@ -311,10 +267,12 @@ class Checks:
         for tag in list(index._holders):
             for keeper in keepers_of(index._holders_of(tag, now), index._open_jobs_of(tag, now)):
                 if keeper.node.node not in self.stored.get(tag, ()):
-                    raise Violation(f"the tracker says that {tag} is stored, and nobody said so")
+                    self.fail(Promise.TRACKER_IS_RIGHT, f"the tracker says that {tag} is stored, and nobody said so")
         for (tag, _), job in tracker.index._jobs.items():
             if job.update.state is m.JobState.STORED and tag not in self.stored:
-                raise Violation(f"the tracker says that the job of {tag} is stored, and nobody said so")
+                self.fail(
+                    Promise.TRACKER_IS_RIGHT, f"the tracker says that the job of {tag} is stored, and nobody said so"
+                )
 
     # --- the end ---
 
@@ -327,18 +285,18 @@ class Checks:
             if host.node in self.revoked or not host.joined:
                 continue
             if host.program is None:
-                raise Violation(f"{host.name} is not up at the end")
+                self.fail(Promise.ALL_ENDS, f"{host.name} is not up at the end")
             held |= set(host.program.shelf.stored)
             for tag in host.program.shelf.stored:
                 if not self._object_is_durable(host, tag):
-                    raise Violation(f"{host.name} lists {tag}, and cannot read it back")
+                    self.fail(Promise.STORED_IS_READABLE, f"{host.name} lists {tag}, and cannot read it back")
         wanted = {tag for tag in self.accepted if self._expected(tag)}
         if not wanted <= held <= self.attempted:
-            raise Violation(f"stored {len(held)} files, accepted {len(wanted)}, put {len(self.attempted)}")
+            self.fail(
+                Promise.REST_IS_THE_MODEL,
+                f"stored {len(held)} files, accepted {len(wanted)}, put {len(self.attempted)}",
+            )
         self._index_is_right()
-        for address, count in self.false_hosts.items():
-            if count:
-                raise Violation(f"{count} bytes of data went to {address}, where no node of ours is")
 
     def _expected(self, tag: Tag) -> bool:
         return any((name, tag) not in self.given_up for name in self.accepted.get(tag, ()))
@@ -361,74 +319,23 @@ class Checks:
             there = tracker.index._nodes.get(host.node)
             told = {} if there is None else there.held
             if set(told) != {holding.tag for holding in book}:
-                raise Violation(f"the tracker lists {len(told)} tags of {host.name}, which holds {len(book)}")
+                raise Violation(
+                    Promise.REST_IS_THE_MODEL,
+                    f"the tracker lists {len(told)} tags of {host.name}, which holds {len(book)}",
+                )
             for holding in book:
                 bitmap = told[holding.tag].bitmap
                 if (b"" if bitmap is None else bitmap.to_bytes()) != holding.bitmap:
-                    raise Violation(f"the tracker's picture of {holding.tag} at {host.name} is not what it holds")
+                    raise Violation(
+                        Promise.REST_IS_THE_MODEL,
+                        f"the tracker's picture of {holding.tag} at {host.name} is not what it holds",
+                    )
             for node in self.revoked:
                 if not host.program.links.credentials.is_revoked(node):
-                    raise Violation(f"{host.name} has not heard that {node[:6]} was revoked")
+                    raise Violation(Promise.REST_IS_THE_MODEL, f"{host.name} has not heard that {node[:6]} was revoked")
         for node in self.revoked:
             if node in tracker.index._nodes:
-                raise Violation(f"the tracker lists {node[:6]}, which was revoked")
-
-    # --- looking at platters ---
-
-    def _files_of(self, host: SimHost, tag: Tag) -> list[tuple[Path, Inode]]:
-        """Return the files called like ``tag`` that no crash can take the name of: one that is being renamed has either
-        name afterwards."""
-        text = str(tag)
-        seen = {inode for path, inode in host.platter.names.items() if path.name == text and inode is not None}
-        durable = host.platter.durable_names.items()
-        return [(path, inode) for path, inode in durable if path.name == text and inode is not None and inode in seen]
-
-    def _chunk_is_durable(self, host: SimHost, tag: Tag, chunk: int) -> bool:
-        data = self.known[tag]
-        layout = Layout.of_size(len(data))
-        start, size = layout.offset_of(chunk), layout.bytes_of(chunk)
-        return any(
-            inode.durable[start : start + size] == data[start : start + size]
-            and not any(self._touches(offset, written, start, size) for offset, written in inode.pending)
-            for _, inode in self._files_of(host, tag)
-        )
-
-    @staticmethod
-    def _touches(offset: int, written: bytes | None, start: int, size: int) -> bool:
-        """Whether a write that is not synced could tear this range."""
-        if written is None:
-            return offset < start + size
-        return offset < start + size and start < offset + len(written)
-
-    def _object_is_durable(self, host: SimHost, tag: Tag) -> bool:
-        data = self.known[tag]
-        return any(
-            "objects" in path.parts and inode.durable == data and host.platter.names.get(path) is inode
-            for path, inode in self._files_of(host, tag)
-        )
-
-    def _platter_is_right(self, host: SimHost) -> None:
-        """Objects are what their names say; what was acknowledged is there."""
-        platter = host.platter
-        state = (platter.version, sum(len(chunks) for chunks in self.acknowledged.values()))
-        for path, inode in platter.names.items():
-            if inode is None or "objects" not in path.parts or self._right.get(inode) == inode.version:
-                continue
-            try:
-                tag = Tag.parse(path.name)
-            except ValueError:
-                continue
-            if inode.data != self.known[tag]:
-                raise Violation(f"{host.name} has something else under the name {tag}")
-            self._right[inode] = inode.version
-        if self._looked.get(host.name) == state:
-            return
-        self._looked[host.name] = state
-        for (who, tag), chunks in self.acknowledged.items():
-            if who == host.node and tag not in self.tampered and tag not in self.stored:
-                for chunk in chunks:
-                    if not self._chunk_is_durable(host, tag, chunk):
-                        raise Violation(f"chunk {chunk} of {tag} was acknowledged by {host.name}, and is gone")
+                raise Violation(Promise.REST_IS_THE_MODEL, f"the tracker lists {node[:6]}, which was revoked")
 
 
 def _stream_of(link: Link) -> SimStream:

@@ -147,12 +147,16 @@ class Platter:
         self.fail_operation: Callable[[int, str], str | None] = lambda number, what: None
         self.fsync_fails: Callable[[], bool] = lambda: False
         self.lives = 0
+        self.on_write: Callable[[Path, int, int | None], None] | None = None  # (path, offset, length); None: to the end
+        self.on_rename: Callable[[], None] | None = None
 
     def change(self, change: Change, *folders: Path) -> None:
         """Change names in ``folders``; durable when these are synced."""
         self.version += 1
         change(self.names)
         self.journal.append((frozenset(folders), change))
+        if self.on_rename is not None:
+            self.on_rename()
 
     def sync_names(self, folder: Path | None = None) -> None:
         """Make durable what concerns ``folder``; with a journal, or for None, everything."""
@@ -230,6 +234,8 @@ class SimFile:
         data = bytes(data)
         self._disk.reserve(max(0, offset + len(data) - len(self.inode.data)))
         self.inode.write(offset, data, self._disk.tick())
+        if self._disk.platter.on_write is not None:
+            self._disk.platter.on_write(self._path, offset, len(data))
 
     def sync(self) -> None:
         self._disk.step("sync", self._path)
@@ -239,7 +245,10 @@ class SimFile:
     def resize(self, size_bytes: int) -> None:
         self._disk.step("resize", self._path)
         self._disk.reserve(max(0, size_bytes - len(self.inode.data)))
+        before = len(self.inode.data)
         self.inode.resize(size_bytes, self._disk.tick())
+        if self._disk.platter.on_write is not None:
+            self._disk.platter.on_write(self._path, min(before, size_bytes), None)
 
     def status(self) -> FileStatus:
         return self._disk.file_status(self.inode)
@@ -329,6 +338,8 @@ class SimDisk:
         )
 
     def make_folder(self, path: Path) -> None:
+        if path in self.platter.names:
+            return
         self.step("make_folder", path)
         for folder in [*reversed(path.parents), path]:
             if folder not in self.platter.names:

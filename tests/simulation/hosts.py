@@ -89,6 +89,8 @@ class SimHost:
         self.starting = False
         self.lives = 0
         self.ended_by: BaseException | None = None
+        self.task: trio.lowlevel.Task | None = None  # under which all of this life's tasks are
+        self.usurper: trio.CancelScope | None = None  # somebody else answers at its address; cancelled, no more
         self._network = network
         self._security = security
         self._seed = seed
@@ -143,6 +145,7 @@ class SimHost:
         """One life: until a crash, a clean stop, or a program that ends itself because its disk failed."""
         assert not self.running
         self.lives += 1
+        self.task = trio.lowlevel.current_task()
         self.running, self.starting = True, False
         self.ended_by = None
         self._ended = trio.Event()

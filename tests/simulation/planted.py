@@ -15,8 +15,9 @@ from typing import Any
 
 import apsw
 from simulation import stories
-from simulation.chaos import CHAOS_SECONDS, Deed, Fault, Schedule, run_chaos
+from simulation.chaos import run_chaos
 from simulation.disk import SimDisk
+from simulation.schedule import CHAOS_SECONDS, Deed, Fault, Schedule
 from simulation.world import Shape
 
 import daemon.orders

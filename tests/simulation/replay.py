@@ -10,8 +10,9 @@ from pathlib import Path
 
 import apsw
 import trio
-from simulation.chaos import Schedule, draw, run_chaos
+from simulation.chaos import run_chaos
 from simulation.hosts import leaves_of
+from simulation.schedule import Schedule, draw
 from simulation.world import Run
 
 

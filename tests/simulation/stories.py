@@ -6,26 +6,19 @@ functions, so that planted.py can use them; the readable ones are tests of their
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from simulation.chaos import SETTLE_SECONDS
-from simulation.hosts import USER, WALL_BEGIN, SimHost
-from simulation.network import SimNet, SimStream
+from simulation.chaos import SETTLE_SECONDS, watch
+from simulation.hosts import USER, SimHost
+from simulation.impostor import Impostor, strangers_credentials
 from simulation.world import MIB, Run, Shape, Story, World, simulate
-from support.plain_security import _receive as plain_receive
-from support.plain_security import _send as plain_send
-from support.swarm import SwarmCa
 
-from protocol.errors import LinkLost, NotTrusted
-from protocol.ids import Role, Tag
+from protocol.ids import Tag
 from protocol.manifest import Manifest
 from runtime.identity import Credentials
-from runtime.tls import TlsStream
-from runtime.tls import _make_context as make_context
 
 
 def tell(story: Story, shape: Shape | None = None, *, seed: int = 0, trace: list[str] | None = None) -> Run:
@@ -38,18 +31,12 @@ async def watched(world: World, *, settle_seconds: float = SETTLE_SECONDS) -> As
     """Boot ``world``, look at it every second while the block lasts, and require that all comes to a good end."""
     await world.boot()
     async with trio.open_nursery() as beside:
-        beside.start_soon(_watch, world)
+        beside.start_soon(watch, world)
         yield beside
         await world.heal()
         await world.settled(settle_seconds)
         await until(world.checks.index_is_right, 45, between_seconds=1)
         beside.cancel_scope.cancel()
-
-
-async def _watch(world: World) -> None:
-    while True:
-        await trio.sleep(1)
-        world.checks.every_second()
 
 
 async def until(condition: Callable[[], Any], seconds: float, *, between_seconds: float = 0.05) -> None:
@@ -100,60 +87,6 @@ def set_uplinks(world: World, bytes_per_second: float) -> None:
     """Give every daemon the same uplink."""
     for host in world.daemons():
         host.port.up_bytes_per_second = bytes_per_second
-
-
-class Impostor:
-    """Somebody at a storage node's address who is not that node: it shows ``credentials`` and takes what it is given.
-
-    ``heard`` is what came after the handshake had shown who it is.
-    """
-
-    def __init__(self, world: World, victim: SimHost, credentials: Credentials) -> None:
-        self.heard: list[bytes] = []
-        self.met = 0
-        self._world = world
-        self._victim = victim
-        self._credentials = credentials
-
-    async def run(self, scope: trio.CancelScope) -> None:
-        """Take the victim's place in the network; it must be down."""
-        port = self._victim.port
-        port.alive = True
-        listener = await SimNet(self._world.network, port).listen(port.address, 4200)
-        try:
-            with scope:
-                async with trio.open_nursery() as visitors:
-                    while True:
-                        stream = await listener.accept()
-                        self.met += 1
-                        visitors.start_soon(self._meet, stream)
-        finally:
-            listener.close()
-            port.alive = False
-
-    async def _meet(self, stream: SimStream) -> None:
-        buffer = memoryview(bytearray(65536))
-        try:
-            with trio.move_on_after(30):
-                secure = await self._show_credentials(stream)
-                while count := await secure.receive_into(buffer):
-                    self.heard.append(bytes(buffer[:count]))
-        except (LinkLost, NotTrusted):
-            pass
-        finally:
-            stream.close()
-
-    async def _show_credentials(self, stream: SimStream) -> SimStream | TlsStream:
-        """Be the listening side of a handshake, and leave it to them to refuse."""
-        if not self._world.shape.tls:
-            await plain_receive(stream)
-            await plain_send(stream, self._credentials.certificate)
-            return stream
-        context = make_context(self._credentials, server_side=True, door=False)
-        context.verify_mode = ssl.CERT_NONE
-        tls = TlsStream(stream, context, server_side=True)
-        await tls.handshake(lambda _tls: None)
-        return tls
 
 
 # --- stories that planted bugs must not survive ---
@@ -269,11 +202,10 @@ async def impostor_answers(world: World) -> None:
         set_uplinks(world, 3e5)
         manifest = await begin_put(world, uploader, 5 * MIB + 77)
         await until(lambda: durable_share(world, manifest.tag) >= 0.3, 60)
-        stranger = SwarmCa("another swarm", WALL_BEGIN).credentials("storage1", Role.STORAGE)
         member: Credentials = other.program.links.credentials
         victim.crash(power=True)
         await victim.wait_ended()
-        for credentials in (stranger, member):
+        for credentials in (strangers_credentials(), member):
             impostor = Impostor(world, victim, credentials)
             scope = trio.CancelScope()
             beside.start_soon(impostor.run, scope)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from simulation.chaos import run_chaos
+from simulation.checks import Checks
+from simulation.promises import Promise
 from simulation.replay import SeedFailed, live_through
 
 TESTS = Path(__file__).parents[1]
@@ -49,10 +51,8 @@ def test_other_seeds_make_other_traces() -> None:
 
 
 def test_failure_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from simulation.checks import Checks, Violation
-
-    def see_ghosts(_checks: Checks) -> None:
-        raise Violation("a ghost")
+    def see_ghosts(checks: Checks) -> None:
+        checks.fail(Promise.ORDERS_END, "a ghost")
 
     monkeypatch.setattr(Checks, "every_second", see_ghosts)
     with pytest.raises(SeedFailed) as failure:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from simulation.chaos import Events
+from simulation.faults import Faults
 from simulation.hosts import Down, SimHost
 from simulation.stories import set_uplinks, tell, until, watched
 from simulation.world import MIB, Shape, World
@@ -33,9 +33,9 @@ def put_with_failure(name: str, number: int | None, how: str) -> int:
         async with watched(world) as beside:
             set_uplinks(world, 2e6)
             (uploader,) = world.daemons()
-            events = Events(world, beside)
+            faults = Faults(world)
             for host in world.hosts.values():
-                beside.start_soon(events.supervise, host)
+                beside.start_soon(faults.supervise, host)
             victim = world.hosts[name]
             before = victim.platter.operations
             if number is not None:

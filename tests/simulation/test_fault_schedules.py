@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from simulation import planted
-from simulation.chaos import CHAOS_SECONDS, DEEDS, FAULTS, Deed, Fault, Schedule
 from simulation.replay import SeedFailed, live_through
+from simulation.schedule import CHAOS_SECONDS, DEEDS, FAULTS, Deed, Fault, Schedule
 from simulation.world import Shape
 
 SHAPES = st.sampled_from((Shape(2, 1), Shape(3, 2), Shape(2, 1, tls=True)))

@@ -25,6 +25,7 @@ import trio
 from simulation.checks import Checks
 from simulation.hosts import HOME, USER, DaemonHost, Down, SimHost, StorageHost, TrackerHost
 from simulation.network import HostPort, SimNetwork
+from simulation.promises import Promise
 from simulation.timeline import Timeline
 from support.plain_security import PlainSecurity
 
@@ -96,6 +97,8 @@ class World:
         host.platter.ordered = self.rng.random() < 0.5
         if isinstance(host, StorageHost):
             host.on_open = self.checks.storage_opened
+            host.platter.on_write = functools.partial(self.checks.written, host)
+            host.platter.on_rename = functools.partial(self.checks.renamed, host)
         if isinstance(host, DaemonHost):
             host.lend = self.shape.lend
         return host
@@ -185,13 +188,13 @@ class World:
         return manifest
 
     async def settled(self, seconds: float) -> None:
-        """Wait until every accepted put is stored and every get has ended. Raises ``AssertionError`` when that takes
+        """Wait until every accepted put is stored and every get has ended. Raises ``Violation`` when that takes
         longer."""
         with trio.move_on_after(seconds):
             while self.checks.unsettled():
                 await trio.sleep(0.5)
             return
-        raise AssertionError(f"not settled after {seconds:.0f} s: {self.checks.unsettled()}")
+        self.checks.fail(Promise.ALL_ENDS, f"not settled after {seconds:.0f} s: {self.checks.unsettled()}")
 
     async def heal(self) -> None:
         """No more faults: everything runs, everything is connected."""
@@ -205,6 +208,9 @@ class World:
             if host.port.frozen:
                 self.network.freeze(host.port.address, False)
         for host in self.hosts.values():
+            while host.usurper is not None:
+                host.usurper.cancel()
+                await trio.sleep(0.01)
             if host.joined and not host.running:
                 await host.wait_ended()
                 assert await self.start(host), f"{host.name} does not start: {host.ended_by}"
