@@ -156,7 +156,7 @@ class Engine:
         finally:
             del self._sessions[session.number]
             session.stop()
-            self.uplink.drop(session.number)
+            self.uplink.drop(session.number, self.now())
             self.seeding.drop(session.number)
             for swarm in list(self._swarms.values()):
                 swarm.detach(session.number)
@@ -264,7 +264,7 @@ class Engine:
         """A granted block has left, or could not be sent (0 bytes)."""
         held = self.holdings.holding(wanted.tag)
         self._sent_bytes[Purpose.OWN if held is not None and held.own else Purpose.HELP] += size_bytes
-        self.uplink.sent(session.number)
+        self.uplink.sent(session.number, self.now())
 
         if size_bytes and held is not None:
             self.uplink.flowed(size_bytes, self.now())

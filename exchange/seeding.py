@@ -8,7 +8,7 @@ only, nothing is suggested: it knows best. The last chunks are left to storage, 
 be passed on.
 
 A suggestion is a hint. Who does not follow it (it has the chunk from elsewhere, or does not know the word) chooses as
-ever, and what it was suggested is another's. What is asked for again all the same, uplink.py serves after the rest;
+ever, and what it was suggested is another's; but what storage was suggested stays storage's. What is asked for again all the same, uplink.py serves after the rest;
 but for storage, which chooses by what all others offer, and is whom everybody works for.
 
 Considered: telling each receiver of a part of our chunks only (super-seeding, BEP 16). Then a receiver that cannot use
@@ -102,7 +102,9 @@ class Seeding:
         if owner is not None:
             if chunk not in spread.receivers[owner].suggested:
                 return not receiver.urgent
-            # Suggested to another one that has not asked for it: first come, first served.
+            # Suggested to another one that has not asked for it: first come, first served, but for storage.
+            if spread.receivers[owner].storage:
+                return True
             spread.disown(chunk)
         elif not receiver.urgent and spread.is_storages_turn(tag.chunks - len(spread.left) - len(spread.owners)):
             return True

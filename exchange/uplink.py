@@ -133,9 +133,11 @@ class Uplink:
                     gone.append(waiting.pop(place))
         return gone
 
-    def drop(self, link: int) -> None:
+    def drop(self, link: int, now: float) -> None:
         """The link is gone; nothing of it waits any more."""
-        self._queues.pop(link, None)
+        queue = self._queues.pop(link, None)
+        if queue is not None:
+            self._flow.ended(now, len(queue.granted))
 
     def next_grant(self, now: float) -> Grant | None:
         """Return what to send now, or None: nothing waits, or no budget (see ``wait_seconds``)."""
@@ -164,6 +166,7 @@ class Uplink:
         self._turn_bytes = queue.turn_bytes
         queue.turn_bytes += wanted.length
         queue.granted.append(again)
+        self._flow.begun(now)
         if not again:
             self._first_at = now
         self._up.spend(wanted.length, now)
@@ -175,11 +178,12 @@ class Uplink:
         first_waits = any(queue.waiting[purpose, False] for queue in self._queues.values() for purpose in Purpose)
         return not self._flow.is_full(now) or not (first_waits or now - self._first_at < FIRST_SECONDS)
 
-    def sent(self, link: int) -> None:
+    def sent(self, link: int, now: float) -> None:
         """A granted block has left, or could not be sent; the link may have another."""
         queue = self._queues.get(link)
         if queue is not None:
             queue.granted.popleft()
+            self._flow.ended(now)
 
     def flowed(self, size_bytes: int, now: float) -> None:
         """So many bytes of blocks have left, over whichever link."""

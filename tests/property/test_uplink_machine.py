@@ -60,14 +60,14 @@ class UplinkMachine(RuleBasedStateMachine):
 
     @rule(link=LINKS)
     def drop(self, link: int) -> None:
-        self.uplink.drop(link)
+        self.uplink.drop(link, self.now)
         self.waiting = [entry for entry in self.waiting if entry[0] != link]
         self.granted.pop(link, None)
 
     @rule(link=LINKS)
     def sent(self, link: int) -> None:
         if self.granted.get(link):
-            self.uplink.sent(link)
+            self.uplink.sent(link, self.now)
             self.granted[link] -= 1
 
     @rule(seconds=st.floats(0, 2))
@@ -146,7 +146,7 @@ def test_hungry_links_get_the_same_number_of_bytes_whatever_their_blocks(lengths
         grant = uplink.next_grant(0.0)
         assert grant is not None
         served[grant.link] += grant.wanted.length
-        uplink.sent(grant.link)
+        uplink.sent(grant.link, 0.0)
     assert max(served.values()) - min(served.values()) <= 2 * max(lengths)
 
 
@@ -154,12 +154,12 @@ def test_who_asked_for_nothing_for_long_has_not_saved_up_turns() -> None:
     uplink = Uplink(0.0, None, None)
     uplink.add(1, Wanted(TAGS[0], 0, 0, KIB), Purpose.OWN)
     assert uplink.next_grant(0.0) is not None
-    uplink.sent(1)
+    uplink.sent(1, 0.0)
     second = endless(uplink, 2, MIB, Purpose.OWN)
     for _ in range(50):
         next(second)
         assert uplink.next_grant(0.0) is not None
-        uplink.sent(2)
+        uplink.sent(2, 0.0)
     first = endless(uplink, 1, MIB, Purpose.OWN)
     order = []
     for _ in range(20):
@@ -167,7 +167,7 @@ def test_who_asked_for_nothing_for_long_has_not_saved_up_turns() -> None:
         next(second)
         grant = uplink.next_grant(0.0)
         assert grant is not None
-        uplink.sent(grant.link)
+        uplink.sent(grant.link, 0.0)
         order.append(grant.link)
     assert 9 <= order.count(1) <= 11
 
@@ -184,7 +184,7 @@ def test_own_transfers_go_before_help_and_the_cap_is_kept(up: float, share: floa
         if grant is None:
             now += uplink.wait_seconds(now) + 1e-9
             continue
-        uplink.sent(grant.link)
+        uplink.sent(grant.link, 0.0)
         sent[grant.link] += grant.wanted.length
     assert sent[1] > sent[2] == 0, "own goes first, and it is never satisfied"
     assert sent[1] + sent[2] <= up * now + 64 * KIB + up * 0.02
@@ -201,6 +201,6 @@ def test_help_alone_keeps_its_own_smaller_cap(up: float, share: float) -> None:
         if grant is None:
             now += uplink.wait_seconds(now) + 1e-9
             continue
-        uplink.sent(grant.link)
+        uplink.sent(grant.link, 0.0)
         sent += grant.wanted.length
     assert up * share * now - 64 * KIB <= sent <= up * share * (now + 0.02) + 64 * KIB

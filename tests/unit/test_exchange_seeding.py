@@ -63,6 +63,14 @@ def test_storage_never_waits() -> None:
     assert not seeding.asked(2, TAG, 5, 0.0)
 
 
+def test_what_storage_was_suggested_nobody_else_takes_first() -> None:
+    seeding = seeding_for(3, storage=2)
+    first, second = seeding.suggestions(2, TAG, ALL, 0.0)
+    assert seeding.asked(1, TAG, first, 0.1)
+    assert not seeding.asked(2, TAG, first, 0.2)
+    assert not seeding.asked(2, TAG, second, 0.3)
+
+
 def test_who_fetches_for_storage_never_waits_and_is_suggested_nothing() -> None:
     seeding = seeding_for(3, storage=1)
     seeding.relays(2, TAG)
@@ -118,9 +126,18 @@ def test_nothing_is_remembered_of_a_tag_that_nobody_fetches() -> None:
 def full_uplink() -> Uplink:
     """Return one whose line is known to be full: a megabyte a second for long."""
     uplink = Uplink(0.0, None, None)
+    uplink.add(9, Wanted(TAG, 9, 0, MIB), Purpose.OWN, again=True)
+    assert uplink.next_grant(0.0) is not None  # and it never ends: something always leaves
     for tenth in range(100):
         uplink.flowed(100_000, tenth / 10)
     return uplink
+
+
+def busy_flow() -> Flow:
+    """Return that of a line on which something is always leaving."""
+    flow = Flow(0.0)
+    flow.begun(0.0)
+    return flow
 
 
 def test_what_leaves_again_waits_for_what_leaves_first() -> None:
@@ -170,7 +187,7 @@ def test_own_first_and_again_go_before_help() -> None:
 
 
 def test_the_burst_into_the_kernels_buffers_is_no_rate() -> None:
-    flow = Flow(0.0)
+    flow = busy_flow()
     flow.left(10_000_000, 0.0)
     for tenth in range(1, 60):
         flow.left(100_000, tenth / 10)
@@ -178,9 +195,32 @@ def test_the_burst_into_the_kernels_buffers_is_no_rate() -> None:
 
 
 def test_a_line_that_carries_far_less_than_before_is_not_full() -> None:
-    flow = Flow(0.0)
+    flow = busy_flow()
     for tenth in range(60):
         flow.left(100_000, tenth / 10)
     for tenth in range(60, 80):
         flow.left(10_000, tenth / 10)
     assert not flow.is_full(7.9)
+
+
+def test_a_line_on_which_nothing_waits_is_not_full_however_steady_it_is() -> None:
+    """A storage node of 1 Gbit/s that is asked for a megabyte a second, always."""
+    flow = Flow(0.0)
+    for tenth in range(100):
+        flow.begun(tenth / 10)
+        flow.left(100_000, tenth / 10)
+        flow.ended(tenth / 10 + 0.001)
+    assert not flow.is_full(9.95)
+
+
+def test_what_leaves_again_need_not_wait_where_nothing_else_does() -> None:
+    uplink = Uplink(0.0, None, None)
+    for tenth in range(100):
+        now = tenth / 10
+        uplink.add(1, Wanted(TAG, tenth % CHUNKS, tenth, 64 * KIB), Purpose.OWN)
+        uplink.add(2, Wanted(TAG, tenth % CHUNKS, tenth, 64 * KIB), Purpose.OWN, again=True)
+        for link in (1, 2):
+            grant = uplink.next_grant(now)
+            assert grant is not None and grant.link == link
+            uplink.flowed(64 * KIB, now)
+            uplink.sent(link, now + 0.001)

@@ -1,0 +1,61 @@
+"""A whole crowd in virtual time: everybody downloads what goes up, relays carry it, the uploader leaves.
+
+Real pickers, uplinks and seeding on every node (tests/support/crowd_world.py); the same in every run.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.limits import MIB
+from tests.support.crowd_world import CrowdWorld, Member
+
+MBIT = 1_000_000 / 8
+UP = 20 * MBIT
+
+
+def latency(place: int) -> float:
+    """Return 10 to 40 ms: neighbours differ."""
+    return 0.01 + 0.03 * (place * 11 % 16) / 15
+
+
+def downloaders(nodes: int) -> list[Member]:
+    return [Member(UP, latency(place), has=place == 0, wants=place > 0) for place in range(nodes)]
+
+
+def relays(nodes: int) -> list[Member]:
+    lan = 1000 * MBIT
+    return [Member(UP, latency(place), lan=lan, has=place == 0, lends=place > 0) for place in range(nodes)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("nodes", "mib"), [(5, 64), (9, 64), (5, 128)])
+def test_what_everybody_downloads_leaves_the_uploader_about_once(nodes: int, mib: int, seed: int) -> None:
+    outcome = CrowdWorld(mib * MIB, downloaders(nodes), seed=seed).run()
+    bound_seconds = mib * MIB / UP
+    assert outcome.uploader_to_storage_bytes + outcome.uploader_to_peers_bytes <= 1.03 * mib * MIB
+    assert outcome.stored_seconds <= 1.05 * bound_seconds
+    assert outcome.all_seconds <= 1.1 * bound_seconds
+    assert outcome.free_seconds <= 1.05 * bound_seconds
+    assert outcome.wasted_bytes <= 0.01 * mib * MIB
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_crowd_whose_uploader_leaves_when_it_may_ends_as_soon(seed: int) -> None:
+    outcome = CrowdWorld(64 * MIB, downloaders(5), leave_when_free=True, seed=seed).run()
+    bound_seconds = 64 * MIB / UP
+    assert outcome.free_seconds <= 1.05 * bound_seconds
+    assert outcome.stored_seconds <= 1.05 * bound_seconds
+
+
+@pytest.mark.parametrize(("nodes", "mib"), [(5, 64), (9, 64), (5, 256)])
+def test_idle_lines_carry_what_comes_over_the_lan(nodes: int, mib: int) -> None:
+    outcome = CrowdWorld(mib * MIB, relays(nodes)).run()
+    assert outcome.stored_seconds <= 1.08 * mib * MIB / (nodes * UP)
+    assert outcome.wasted_bytes <= 0.01 * mib * MIB
+    assert outcome.uploader_to_storage_bytes <= 1.2 * mib * MIB / nodes, "the relays carry their share"
+
+
+def test_the_same_seed_gives_the_same_crowd() -> None:
+    first, second = (CrowdWorld(16 * MIB, downloaders(5), seed=3).run() for _ in range(2))
+    assert first == second
