@@ -8,8 +8,9 @@ only, nothing is suggested: it knows best. The last chunks are left to storage, 
 be passed on.
 
 A suggestion is a hint. Who does not follow it (it has the chunk from elsewhere, or does not know the word) chooses as
-ever, and what it was suggested is another's; but what storage was suggested stays storage's. What is asked for again all the same, uplink.py serves after the rest;
-but for storage, which chooses by what all others offer, and is whom everybody works for.
+ever, and what it was suggested is another's; but what storage was suggested stays storage's. What is asked for again
+all the same, uplink.py serves after the rest; but for storage, which chooses by what all others offer, and is whom
+everybody works for.
 
 Considered: telling each receiver of a part of our chunks only (super-seeding, BEP 16). Then a receiver that cannot use
 what it was told of waits for us, and our line idles; libtorrent's takes 1.43 to 3.5 times the bound.
