@@ -34,6 +34,7 @@ from runtime.logs import setup_logs
 from runtime.real import real_runtime
 from runtime.seam import File, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
+from storage.adopting import Adopter
 from storage.backends.base import Backend
 from storage.backends.choice import OpenWeb, chosen_backend
 from storage.config import StorageConfig
@@ -55,6 +56,8 @@ from storage.statistics import (
     status_to_json,
 )
 from storage.sweeper import Sweeper
+from storage.tus.arrivals import Arrivals
+from storage.tus.handler import TusHandler
 
 if TYPE_CHECKING:
     from runtime.http import HttpServer
@@ -112,6 +115,16 @@ class StorageNode:
             rest_seconds=config.rest_seconds,
             idle_seconds=config.idle_seconds,
         )
+        self.arrivals: Arrivals | None = None
+        if config.http is not None and config.http_uploads:
+            adopter = Adopter(runtime, ledger, self.shelf, self.intake, spool, keyring.credentials.node)
+            self.arrivals = Arrivals(
+                runtime,
+                self.room,
+                config.data_folder / "arrivals",
+                adopter.adopt,
+                expire_seconds=config.http_upload_seconds,
+            )
         self.name = config.name or keyring.name or shorten(runtime.machine_name)
         self.node = keyring.credentials.node
         self.links = Links(runtime, keyring.credentials, name=self.name, serve=self.serve)
@@ -153,6 +166,8 @@ class StorageNode:
                 for job in recovered.open_jobs:
                     await self.intake.resume(job)
                 await parts.start(self.sweeper.run)
+                if self.arrivals is not None:
+                    await parts.start(self.arrivals.run)
                 parts.start_soon(self._watch_room, name="room")
                 await parts.start(self._runtime.control_server(self.config.places.control_socket, self._methods()).run)
                 await parts.start(self.links.run, (listener,))
@@ -166,8 +181,9 @@ class StorageNode:
                 await self.holdings.aclose()
 
     def door(self, token: str) -> Door:
-        """Return what reads stored files by HTTP for whoever has ``token``."""
-        return Door(self.shelf, self._ledger, self._backend, token)
+        """Return what reads stored files by HTTP, and takes new ones, for whoever has ``token``."""
+        tus = TusHandler(self.arrivals) if self.arrivals is not None else None
+        return Door(self.shelf, self._ledger, self._backend, token, tus)
 
     async def serve(self, link: Link) -> None:
         """Deal with one link until it ends."""

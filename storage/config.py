@@ -66,6 +66,10 @@ class StorageConfig:
     # Where what is stored can be read by HTTP; None: nowhere.
     http: str | None = None
     http_token: Path | None = None  # a file (0600); None: "http-token" below the program's state, made when needed
+    # Whether tus clients may upload there, too. Whoever could only read until now could then write.
+    http_uploads: bool = False
+    # An upload by tus that nobody went on with for so long is removed.
+    http_upload_seconds: float = 24 * 3600.0
 
     def __post_init__(self) -> None:
         if self.http is not None:

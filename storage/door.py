@@ -2,6 +2,7 @@
 
     /tag/<tag>        a stored file; its content never changes
     /name/<name>      the newest file of that name
+    /tus/             uploads, where they are allowed (storage/tus/)
 
 Any HTTP client can read it: browsers, curl, wget, media players. The token comes as ``Authorization: Bearer TOKEN``, or
 as the password of Basic authorization (any user), because that is what they can say; never in a URL, which ends up in
@@ -34,6 +35,7 @@ from storage.backends.base import Backend
 from storage.ledger.base import Ledger, StoredFile
 from storage.ranges import Unsatisfiable, wanted_spans
 from storage.shelf import Shelf
+from storage.tus.handler import PATH, TusHandler
 
 log = structlog.get_logger()
 
@@ -41,14 +43,18 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 READERS_MAX = 64
+_TOKEN_WANTED = [("www-authenticate", "Bearer"), ("www-authenticate", 'Basic realm="upswarm", charset="UTF-8"')]
 TOKEN_CHARACTERS_MIN = 16
 
 
 class Door:
-    """An ASGI application. ``token``: who says it may read everything that is stored here."""
+    """An ASGI application. ``token``: who says it may read everything that is stored here, and with ``tus`` upload."""
 
-    def __init__(self, shelf: Shelf, ledger: Ledger, backend: Backend, token: str) -> None:
+    def __init__(
+        self, shelf: Shelf, ledger: Ledger, backend: Backend, token: str, tus: TusHandler | None = None
+    ) -> None:
         self._shelf = shelf
+        self._tus = tus
         self._ledger = ledger
         self._backend = backend
         # Digests have one length, so comparing tells nothing of the token's.
@@ -60,6 +66,18 @@ class Door:
             await _live(receive, send)
         elif scope["type"] == "http":
             answer = Answer(send, head_only=scope["method"] == "HEAD")
+            headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+            if not self._may(headers.get("authorization", "")):
+                wanted = [
+                    ("www-authenticate", "Bearer"),
+                    ("www-authenticate", 'Basic realm="upswarm", charset="UTF-8"'),
+                ]
+                await answer.refuse(401, "the token of this storage node is needed", wanted)
+                return
+            if self._tus is not None and f"{scope['path']}/".startswith(f"{PATH}/"):
+                # Its requests have bodies, and an upload goes on being stored when its client has gone.
+                await self._tus.answer(scope["method"], scope["path"], headers, receive, answer)
+                return
             async with trio.open_nursery() as reading:
 
                 async def watch() -> None:
@@ -68,15 +86,11 @@ class Door:
                     reading.cancel_scope.cancel()
 
                 reading.start_soon(watch, name="door watch")
-                await self._answer(scope, answer)
+                await self._answer(scope, headers, answer)
                 reading.cancel_scope.cancel()
 
-    async def _answer(self, scope: Scope, answer: Answer) -> None:
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        if not self._may(headers.get("authorization", "")):
-            wanted = [("www-authenticate", "Bearer"), ("www-authenticate", 'Basic realm="upswarm", charset="UTF-8"')]
-            await answer.refuse(401, "the token of this storage node is needed", wanted)
-        elif scope["method"] not in ("GET", "HEAD"):
+    async def _answer(self, scope: Scope, headers: dict[str, str], answer: Answer) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
             await answer.refuse(405, "only GET and HEAD", [("allow", "GET, HEAD")])
         elif self._readers >= READERS_MAX:
             await answer.refuse(503, "too many readers", [("retry-after", "5")])

@@ -13,7 +13,7 @@ until there is room; a failed fsync ends the process. Who may open a job, and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -118,6 +118,29 @@ class Intake:
             return
         self._begin(job, spool)
 
+    async def set_aside(self, entry: LiveJob) -> Job:
+        """Stop the work on an open job, without its end: nobody is told, and the caller begins it again (``go_on``)
+        before it gives back the tag's turn."""
+        entry.scope.cancel()
+        await entry.ended.wait()
+        if entry.job.state is JobState.COMMITTING:
+            entry.job.reopen(())
+        del self._shelf.live[entry.tag]
+        entry.swarm.close()
+        await entry.spool.retire()
+        return entry.job
+
+    async def go_on(self, job: Job, audience: Iterable[Link] = ()) -> LiveJob:
+        """Work on an open job whose spool file and ledger row say what ``job`` says. The caller has the tag's turn.
+
+        Raises:
+            StorageFull: no room for the spool file.
+        """
+        entry = self._begin(job, await self._open_spool(job.manifest), audience)
+        # Whoever downloads it hears of the chunks that came all at once.
+        self._engine.gained(job.tag, list(job.durable))
+        return entry
+
     async def _open_spool(self, manifest: Manifest) -> Spool:
         path = spool_path(self._spool_folder, manifest.tag)
         try:
@@ -139,7 +162,7 @@ class Intake:
 
         await self._runtime.run_sync(work)
 
-    def _begin(self, job: Job, spool: Spool) -> LiveJob:
+    def _begin(self, job: Job, spool: Spool, audience: Iterable[Link] = ()) -> LiveJob:
         assert self._jobs is not None and job.tag not in self._shelf.live
         wall = self._runtime.clock.wall()
         held: list[LiveJob] = []
@@ -156,6 +179,7 @@ class Intake:
             opened_at=int(wall),
             moved_at=wall,
             makers=Makers(job.durable.length),
+            audience=dict.fromkeys(audience),
         )
         held.append(entry)
         if job.durable.complete:
