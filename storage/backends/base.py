@@ -10,12 +10,14 @@ from what is durable). No other exception leaves a backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 from protocol.ids import Tag
+from protocol.manifest import Manifest
 
 
 class StoredObject(Protocol):
@@ -55,11 +57,90 @@ class StoredObject(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What lets its holder put one part by one HTTP request: PUT ``url`` with exactly these headers beside the host."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+class PartBody(Protocol):
+    """The bytes of a part. Iterated once a try."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How long it is."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class Parts(Protocol):
+    """Objects made of parts, a chunk each, while the file is still coming, and by whomever.
+
+    An upload is named by a word of the store's; whoever knows the word may go on with it, in another process too. A
+    part is there wholly or not at all, durable, and has the digest it was announced with: the store refuses all others.
+    A part may be put again. Nothing is an object before ``complete``.
+
+    ``ChunkMissing``: the store knows no such upload (any more). It was completed or aborted.
+    """
+
+    def takes(self, size_bytes: int) -> bool:
+        """Whether a file of this size is stored in parts; smaller ones go by ``Backend.store``."""
+        ...
+
+    async def begin(self, tag: Tag) -> str:
+        """Begin an upload and return its word."""
+        ...
+
+    async def put(self, tag: Tag, upload: str, chunk: int, body: PartBody, digest: bytes) -> str:
+        """Put a part and return the store's word for it, which completing needs. May be retried.
+
+        Raises:
+            IntegrityError: the bytes are not what ``digest`` says.
+        """
+        ...
+
+    def grant(self, tag: Tag, upload: str, chunk: int, digest: bytes, valid_seconds: int) -> Grant:
+        """Return what lets somebody else put this part, and no other bytes, as long as it is valid."""
+        ...
+
+    async def find(self, manifest: Manifest, upload: str, chunk: int | None = None) -> dict[int, str]:
+        """Return the store's words for the parts it has, by chunk; with ``chunk`` for that one alone.
+
+        Parts whose size or digest (where the store shows one) is not the manifest's are left out.
+        """
+        ...
+
+    async def complete(self, manifest: Manifest, upload: str, words: Mapping[int, str]) -> None:
+        """Make the object of all its parts; returns once the store has shown that it is whole and right."""
+        ...
+
+    async def is_whole(self, manifest: Manifest) -> bool:
+        """Whether the object is there already, and right."""
+        ...
+
+    async def abort(self, tag: Tag, upload: str) -> None:
+        """Give an upload up with all its parts; absent is fine."""
+        ...
+
+    async def unfinished(self) -> list[tuple[Tag, str]]:
+        """Return all uploads of ours that are neither completed nor aborted."""
+        ...
+
+
 class Backend(Protocol):
     """A place for stored objects."""
 
+    @property
+    def parts(self) -> Parts | None:
+        """How to store large files in parts; None where there are none."""
+        ...
+
     async def prepare(self) -> None:
-        """Make ready; called once before anything else. What an earlier run left half done MUST be gone or invisible.
+        """Make ready; called once before anything else. What an earlier run left half done MUST be gone or invisible,
+        but for those uploads in parts that it was told to keep.
 
         Raises:
             ConfigError: it cannot be used as configured; says what would be right.

@@ -76,6 +76,8 @@ class DirectoryBackend:
         text = str(tag)
         return self._folder / text[:2] / text
 
+    parts = None
+
     async def prepare(self) -> None:
         def work() -> None:
             try:

@@ -58,6 +58,8 @@ class MemoryBackend:
         self._runtime = runtime
         self._bytes_max = bytes_max
 
+    parts = None
+
     async def prepare(self) -> None:
         """Nothing to make ready."""
 

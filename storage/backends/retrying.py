@@ -10,7 +10,7 @@ All methods of a backend may be called again (storage/backends/base.py); ``store
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -20,8 +20,9 @@ import trio
 
 from protocol.errors import StorageUnavailable
 from protocol.ids import Tag
+from protocol.manifest import Manifest
 from runtime.seam import Runtime
-from storage.backends.base import Backend, StoredObject
+from storage.backends.base import Backend, Grant, PartBody, Parts, StoredObject
 
 T = TypeVar("T")
 
@@ -91,12 +92,52 @@ class RetryingObject:
         await self.aclose()
 
 
+class RetryingParts:
+    """The parts of a ``RetryingBackend``."""
+
+    def __init__(self, inner: Parts, patience: Patience) -> None:
+        self._inner = inner
+        self._patience = patience
+
+    def takes(self, size_bytes: int) -> bool:
+        return self._inner.takes(size_bytes)
+
+    async def begin(self, tag: Tag) -> str:
+        return await self._patience.call(f"begin {tag}", lambda: self._inner.begin(tag))
+
+    async def put(self, tag: Tag, upload: str, chunk: int, body: PartBody, digest: bytes) -> str:
+        return await self._patience.call(
+            f"put part {chunk} of {tag}", lambda: self._inner.put(tag, upload, chunk, body, digest)
+        )
+
+    def grant(self, tag: Tag, upload: str, chunk: int, digest: bytes, valid_seconds: int) -> Grant:
+        return self._inner.grant(tag, upload, chunk, digest, valid_seconds)
+
+    async def find(self, manifest: Manifest, upload: str, chunk: int | None = None) -> dict[int, str]:
+        return await self._patience.call(
+            f"find parts of {manifest.tag}", lambda: self._inner.find(manifest, upload, chunk)
+        )
+
+    async def complete(self, manifest: Manifest, upload: str, words: Mapping[int, str]) -> None:
+        await self._patience.call(f"complete {manifest.tag}", lambda: self._inner.complete(manifest, upload, words))
+
+    async def is_whole(self, manifest: Manifest) -> bool:
+        return await self._patience.call(f"look for {manifest.tag}", lambda: self._inner.is_whole(manifest))
+
+    async def abort(self, tag: Tag, upload: str) -> None:
+        await self._patience.call(f"abort {tag}", lambda: self._inner.abort(tag, upload))
+
+    async def unfinished(self) -> list[tuple[Tag, str]]:
+        return await self._patience.call("list uploads", self._inner.unfinished)
+
+
 class RetryingBackend:
     """``inner``, asked again where that may help."""
 
     def __init__(self, runtime: Runtime, inner: Backend, *, tries_max: int = TRIES_MAX) -> None:
         self._inner = inner
         self._patience = Patience(runtime, tries_max)
+        self.parts = None if inner.parts is None else RetryingParts(inner.parts, self._patience)
 
     async def prepare(self) -> None:
         await self._patience.call("prepare", self._inner.prepare, endless=True)

@@ -4,8 +4,9 @@ Finished spool files are sent and then removed; an object is there wholly or not
 is complete. A file above 64 MiB goes in parts of a chunk each, so that the store's own composite SHA-256 checksum *is*
 the tag: that is compared before a file counts as stored (s3upload.py). The key is made of the tag alone.
 
-A prefix belongs to one storage node: at its start it aborts the uploads that a killed process left there, and must not
-hit another's. The object ``<prefix>upswarm-owner`` says whose it is; it is written only if there is none.
+A prefix belongs to one ledger, which one storage node has or several share: at its start a node aborts the uploads that
+a killed process left there, and must not hit another's. The object ``<prefix>upswarm-owner`` says whose it is; it is
+written only if there is none.
 
 Not decided here: when to ask a store again that does not answer (retrying.py).
 """
@@ -13,7 +14,9 @@ Not decided here: when to ask a store again that does not answer (retrying.py).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -23,6 +26,7 @@ from protocol.limits import KIB
 from runtime.seam import File, Runtime, Web
 from storage.backends.s3answers import S3Refused
 from storage.backends.s3client import S3Client, S3Settings
+from storage.backends.s3parts import S3Parts
 from storage.backends.s3reading import S3Object, S3Reader
 from storage.backends.s3upload import Uploads
 
@@ -35,7 +39,10 @@ _OWNER_BYTES_MAX = 4 * KIB
 
 
 class S3Backend:
-    """``owner``: a word that stays this storage node's own, its node id. Spool files may be on any file system."""
+    """``owner``: a word that stays this ledger's own: the id of its only node, or its own. ``keep``: uploads in parts
+    that the ledger knows of and that somebody goes on with; None: nobody else's upload is aborted here, whatever it is.
+    Spool files may be on any file system.
+    """
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class S3Backend:
         spool_folder: Path,
         *,
         owner: str,
+        keep: Mapping[Tag, str] | None = MappingProxyType({}),
         parts_at_once: int = PARTS_AT_ONCE_DEFAULT,
         read_back: bool = False,
     ) -> None:
@@ -53,10 +61,12 @@ class S3Backend:
         self._settings = settings
         self._spool_folder = spool_folder
         self._owner = owner
+        self._keep = keep
         self._client = S3Client(runtime.clock, web, settings)
         self._reader = S3Reader(self._client)
         self._uploads = Uploads(runtime, self._client, self._reader, parts_at_once=parts_at_once, read_back=read_back)
         self._objects = f"{settings.prefix}objects/"
+        self.parts = S3Parts(self._client, self._uploads, self._objects, self.key_of, self._tag_of)
 
     def key_of(self, tag: Tag) -> str:
         """Return the key of the object of ``tag``."""
@@ -72,10 +82,10 @@ class S3Backend:
         await self._runtime.run_sync(make_spool)
         try:
             await self._own_prefix()
-            for key, upload in await self._client.uploads(self._objects):
-                if self._tag_of(key) is not None:
-                    await self._client.abort_upload(key, upload)
-                    log.info("aborted an upload of the process before", key=key)
+            for tag, upload in await self.parts.unfinished() if self._keep is not None else ():
+                if self._keep is not None and self._keep.get(tag) != upload:
+                    await self.parts.abort(tag, upload)
+                    log.info("aborted an upload of the process before", tag=str(tag))
         except S3Refused as error:
             if error.ours:
                 raise ConfigError(f"[storage] s3: bucket {self._settings.bucket!r} cannot be used: {error}") from error

@@ -20,7 +20,7 @@ from protocol.limits import KIB, MIB
 from runtime.seam import Clock, Web, WebAnswer, WebBody
 from storage.backends import s3answers
 from storage.backends.s3answers import SOON_SECONDS, S3Refused
-from storage.backends.sigv4 import EMPTY_SHA256, S3Keys, Target, signed_headers
+from storage.backends.sigv4 import EMPTY_SHA256, S3Keys, Target, presigned_url, signed_headers
 
 # A listing page of 1000 keys is about 400 KiB.
 _ANSWER_BYTES_MAX = 4 * MIB
@@ -59,6 +59,16 @@ class Part:
     number: int
     etag: str
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPart:
+    """A part as the store lists it. ``checksum``: its SHA-256, "" when the store shows none."""
+
+    number: int
+    size_bytes: int
+    etag: str
+    checksum: str
 
 
 def checksum_of(digest: bytes) -> str:
@@ -185,6 +195,34 @@ class S3Client:
             raise s3answers.refusal("complete upload", answer)
         return True
 
+    async def find_parts(self, key: str, upload: str, number: int | None = None) -> list[FoundPart]:
+        """Return the parts that the store has of an upload, in order; with ``number`` that one alone, or none."""
+        query = {"uploadId": upload}
+        if number is not None:
+            query |= {"part-number-marker": str(number - 1), "max-parts": "1"}
+        markers = {"part-number-marker": "NextPartNumberMarker"}
+        entries = await self._listed("list parts", query, "Part", markers, key=key, pages_max=1 if number else None)
+        try:
+            found = [
+                FoundPart(int(entry["PartNumber"]), int(entry["Size"]), entry["ETag"], entry.get("ChecksumSHA256", ""))
+                for entry in entries
+            ]
+        except (KeyError, ValueError) as error:
+            raise s3answers.garbled("list parts") from error
+        return [part for part in found if number in (None, part.number)]
+
+    def part_url(self, key: str, upload: str, number: int, checksum: str, valid_seconds: int) -> str:
+        """Return a URL that lets its holder put this part, with the header ``x-amz-checksum-sha256`` as given."""
+        return presigned_url(
+            "PUT",
+            self.target(key, {"partNumber": str(number), "uploadId": upload}),
+            {"x-amz-checksum-sha256": checksum},
+            self._settings.keys,
+            self._settings.region,
+            self._clock.wall(),
+            valid_seconds,
+        )
+
     async def abort_upload(self, key: str, upload: str) -> None:
         """Give an upload up, with all its parts; absent is fine."""
         await self._ask("abort upload", "DELETE", key, {"uploadId": upload}, fine=(200, 204, 404))
@@ -201,15 +239,24 @@ class S3Client:
     # --- one request ---
 
     async def _listed(
-        self, what: str, query: Mapping[str, str], element: str, markers: Mapping[str, str]
+        self,
+        what: str,
+        query: Mapping[str, str],
+        element: str,
+        markers: Mapping[str, str],
+        *,
+        key: str = "",
+        pages_max: int | None = None,
     ) -> list[Mapping[str, str]]:
         found: list[Mapping[str, str]] = []
         more: Mapping[str, str] | None = {}
-        while more is not None:
-            answer = await self._ask(what, "GET", "", {**query, **more})
+        pages = 0
+        while more is not None and pages != pages_max:
+            answer = await self._ask(what, "GET", key, {**query, **more})
             page = s3answers.page_of(answer.body, what, element, markers)
             found += page.entries
             more = page.more
+            pages += 1
         return found
 
     async def _ask(

@@ -124,10 +124,10 @@ class Uploads:
 
     async def _send_small(self, key: str, body: FileSlice) -> None:
         digest = await body.digest()
-        if await self._is_there(key, body.size_bytes, checksum_of(digest), [digest]):
+        if await self.is_there(key, body.size_bytes, checksum_of(digest), [digest]):
             return
         await self._client.put(key, body, digest)
-        await self._confirm(key, body.size_bytes, checksum_of(digest), [digest])
+        await self.confirm(key, body.size_bytes, checksum_of(digest), [digest])
 
     async def _send_parts(self, tag: Tag, key: str, file: File, layout: Layout) -> None:
         checksum = f"{checksum_of(tag.root)}-{tag.chunks}"
@@ -137,7 +137,7 @@ class Uploads:
         ]
         # The process before may have come so far. Without this a crash after the last step costs the whole upload.
         digests = [await one.digest() for one in slices] if self._read_back else []
-        if await self._is_there(key, layout.size_bytes, checksum, digests):
+        if await self.is_there(key, layout.size_bytes, checksum, digests):
             return
         upload = self._begun.get(tag)
         if upload is None:
@@ -161,15 +161,16 @@ class Uploads:
             await self.give_up(tag, key)
             raise StorageUnavailable(str(error), SOON_SECONDS) from error
         self._begun.pop(tag, None)
-        await self._confirm(key, layout.size_bytes, checksum, [part.digest for part in parts])
+        await self.confirm(key, layout.size_bytes, checksum, [part.digest for part in parts])
 
-    async def _is_there(self, key: str, size_bytes: int, checksum: str, digests: Sequence[bytes]) -> bool:
+    async def is_there(self, key: str, size_bytes: int, checksum: str, digests: Sequence[bytes]) -> bool:
+        """Whether the object is there and right already."""
         found = await self._client.head(key)
         if found is None or (found.size_bytes, found.checksum) != (size_bytes, checksum):
             return False
         return not self._read_back or await self._reads_back(key, found, digests)
 
-    async def _confirm(self, key: str, size_bytes: int, checksum: str, digests: Sequence[bytes]) -> None:
+    async def confirm(self, key: str, size_bytes: int, checksum: str, digests: Sequence[bytes]) -> None:
         """See that the object is right; one that is wrong is removed."""
         found = await self._client.head(key)
         if found is None:
