@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.hashing import hash_file
 from daemon.parameters import flag, only, optional_text, tag_or_name, text
+from daemon.putrecord import Put, PutState
 from protocol import messages as m
 from protocol.errors import CommandError, LinkLost, NotFound
 from protocol.ids import NodeId, Role, Tag
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 TAGS_MAX = 50_000
 NODES_MAX = 50_000
 FREE_BYTES_MIN = 1 << 30
+# The tracker hears of what is stored from its storage node.
+NEWS_SECONDS = 5.0
 
 
 class ViewCommands:
@@ -91,9 +94,12 @@ class ViewCommands:
             trouble = error
         tag = answer.tag if answer is not None else what if isinstance(what, Tag) else self._tag_named(what)
         local = self._local().get(tag) if tag is not None else None
-        if tag is None or (answer is None and local is None):
+        put = self._stored_just_now(tag) if answer is None and local is None else None
+        if tag is None or (answer is None and local is None and put is None):
             assert trouble is not None
             raise trouble
+        if answer is None and put is not None:
+            local = {"size": put.bytes_total, "name": put.name, "local": None}
         size = answer.size_bytes if answer is not None else local["size"] if local is not None else 0
         return {
             "tag": str(tag),
@@ -101,7 +107,7 @@ class ViewCommands:
             "size": size,
             "chunks": tag.chunks,
             "chunk_bytes": Layout.of_size(size).chunk_bytes,
-            "state": answer.state.value if answer is not None else "unknown",
+            "state": answer.state.value if answer is not None else "stored" if put is not None else "unknown",
             "storage": answer.storage.node if answer is not None and answer.storage is not None else None,
             "holders": [holder.node for holder in answer.holders] if answer is not None else [],
             "local": local["local"] if local is not None else None,
@@ -232,6 +238,14 @@ class ViewCommands:
             entry = {"tag": str(tag), "size": partial.manifest.size_bytes, "name": partial.name, "local": how}
             found.setdefault(tag, {**entry, "state": "downloading"})
         return found
+
+    def _stored_just_now(self, tag: Tag | None) -> Put | None:
+        """Return a put of ours that has ended so lately that the tracker may not have heard of it."""
+        now = self._daemon.runtime.clock.wall()
+        for put in self._daemon.puts.all():
+            if put.tag == tag and put.state is PutState.STORED and now - put.began - (put.seconds or 0) < NEWS_SECONDS:
+                return put
+        return None
 
     def _tag_named(self, name: str) -> Tag | None:
         file = self._daemon.library.newest_named(name)

@@ -6,6 +6,9 @@
 Reading fetches the chunks that a range needs, from whoever has them, verified. Writing collects in a temporary file,
 and puts it when it is closed; that returns when the file is stored. A swarm is no file system: files are never changed,
 a name means the newest file of that name, folders are what the slashes in names say, and nothing is removed or renamed.
+Of equal files a swarm tells four names at most. Who writes reads what he wrote: for a few seconds this process knows
+its own puts better than the tracker, which hears of them from the storage node.
+
 Needs a running daemon on this machine; ``home``: its --home. Considered: the async flavour of fsspec; it brings an
 asyncio loop in a thread of its own, to wait for a socket of this machine.
 """
@@ -13,6 +16,7 @@ asyncio loop in a thread of its own, to wait for a socket of this machine.
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,12 @@ from protocol.errors import CommandError
 from upswarm.client import Client
 
 BLOCK_BYTES = 4 << 20
+# The tracker has heard of a file by then. Until then a name of ours means what we wrote, also beside an older file of
+# the same second.
+NEWS_SECONDS = 5.0
+
+# Of all instances, by home and name: until when, and what `info` says. fsspec makes an instance for each thread.
+_written: dict[tuple[str | None, str], tuple[float, dict[str, Any]]] = {}
 
 
 class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -73,6 +83,8 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         path = self._strip_protocol(path)
         if path == "":
             return _folder("")
+        if (mine := self._own().get(path)) is not None:
+            return mine
         try:
             with self.client() as daemon:
                 shown = daemon.show(path)
@@ -122,6 +134,8 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         if result["state"] != "stored":
             failed = result.get("error")
             raise OSError(f"{name}: {failed['message'] if failed else result['state']}")
+        info = _file(result["name"], result["size"], str(result["tag"]))
+        _written[self.home, result["name"]] = (time.monotonic() + NEWS_SECONDS, info)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         """Store bytes under a name."""
@@ -153,7 +167,14 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
             for name in file.get("names") or [file["name"]]:
                 if name and (name not in newest or file.get("since", 0) >= newest[name].get("since", 0)):
                     newest[name] = file
-        return {name: _file(name, file["size"], file["tag"]) for name, file in newest.items()}
+        return {name: _file(name, file["size"], file["tag"]) for name, file in newest.items()} | self._own()
+
+    def _own(self) -> dict[str, dict[str, Any]]:
+        """Return what was put by this process a moment ago, by name."""
+        now = time.monotonic()
+        for key in [key for key, (until, _) in list(_written.items()) if until < now]:
+            _written.pop(key, None)
+        return {name: dict(info) for (home, name), (_, info) in list(_written.items()) if home == self.home}
 
     def _open(
         self,
