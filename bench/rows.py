@@ -57,9 +57,7 @@ def get(plan: Plan) -> Row:
         # Ours changes between runs, so that nobody has it; the others' torrent and digest must stay right.
         arena = Arena(stack, folder / "data")
         ours = make_source(folder / "ours.bin", plan.mib)
-        contestants = [
-            Contestant("Upswarm get", lambda: arena.measured_get(ours, folder / "ours.copy"), warm_mib=plan.mib)
-        ]
+        contestants = [Contestant("Upswarm get", lambda: arena.measured_get(ours, folder / "ours.copy"))]
         if plan.with_rivals:
             found = {
                 "libtorrent": rivals.libtorrent(stack, folder, source, encrypted=False),
@@ -77,26 +75,26 @@ def get(plan: Plan) -> Row:
 
 def put(plan: Plan) -> Row:
     """Into a storage node whose disk is memory, beside a get."""
-    row = Row("put", f"Into storage, {plan.mib} MiB, tmpfs to tmpfs; from hashed to stored", "MiB/s")
+    row = Row("put", f"Into storage, {plan.mib} MiB, tmpfs to tmpfs; hashed before", "MiB/s")
     row.aims = ["0.8 x Upswarm get"]
     with contextlib.ExitStack() as stack:
         folder = _folder(stack, plan.fast)
         arena = Arena(stack, folder / "data")
         source = make_source(folder / "source.bin", plan.mib)
-        ours = Contestant("Upswarm put", lambda: arena.measured_put(source), warm_mib=plan.mib)
-        beside = Contestant("Upswarm get", lambda: arena.measured_get(source, folder / "copy"), warm_mib=plan.mib)
+        ours = Contestant("Upswarm put", lambda: arena.measured_put(source))
+        beside = Contestant("Upswarm get", lambda: arena.measured_get(source, folder / "copy"))
         return hold(row, [ours, beside], plan.runs, folder)
 
 
 def put_disk(plan: Plan) -> Row:
     """Into a storage node on a disk, beside dd."""
-    row = Row("put-disk", f"Into storage, {plan.mib} MiB, tmpfs to disk; from hashed to stored", "MiB/s")
+    row = Row("put-disk", f"Into storage, {plan.mib} MiB, tmpfs to disk; hashed before", "MiB/s")
     row.aims = ["0.8 x dd conv=fsync"]
     with contextlib.ExitStack() as stack:
         folder, disk = _folder(stack, plan.fast), _folder(stack, plan.disk)
         arena = Arena(stack, disk / "data")
         source = make_source(folder / "source.bin", plan.mib)
-        ours = Contestant("Upswarm put", lambda: arena.measured_put(source), warm_mib=plan.mib)
+        ours = Contestant("Upswarm put", lambda: arena.measured_put(source))
         return hold(row, [ours, rivals.dd(source, disk / "dd.copy")], plan.runs, folder)
 
 
@@ -111,8 +109,8 @@ def four(plan: Plan) -> Row:
         alone = Arena(stack, folder / "data-alone")
         whole = make_source(folder / "whole.bin", plan.mib)
         contestants = [
-            Contestant("four senders", lambda: arena.measured_puts_at_once(sources), warm_mib=plan.mib),
-            Contestant("one sender", lambda: alone.measured_puts_at_once([whole]), warm_mib=plan.mib),
+            Contestant("four senders", lambda: arena.measured_puts_at_once(sources)),
+            Contestant("one sender", lambda: alone.measured_puts_at_once([whole])),
         ]
         return hold(row, contestants, plan.runs, folder)
 
