@@ -120,7 +120,16 @@ class Daemon:
         )
         self.neighbours = Neighbours(self.links)
         self.desk = Desk(runtime.clock, library, self.engine, self.node)
-        self.puts = Puts(runtime, database, library, self.neighbours, self.tracker_link, self.desk, self.events)
+        self.puts = Puts(
+            runtime,
+            database,
+            library,
+            self.neighbours,
+            self.tracker_link,
+            self.desk,
+            self.events,
+            config.places.state / "sealed",
+        )
         holders = Holders(self.node, self.tracker_link, self.neighbours, library, self.engine, self.lan_nodes)
         self.holders = holders
         self.relays = Relays(
@@ -398,7 +407,7 @@ def _lock(runtime: Runtime, folder: Path) -> File:
         runtime.disk.make_folder(folder)
         lock = runtime.disk.lock(folder / "lock")
     except (OSError, StorageError) as error:
-        raise ConfigError(f"{folder}: cannot be used ({error}); give --home a folder we may write to") from error
+        raise folder_trouble(folder, error, "give --home a folder we may write to") from error
     if lock is None:
         raise ConfigError(f"{folder}: already running: a daemon works on it; stop that one, or give another --home")
     return lock

@@ -84,6 +84,8 @@ def tag_or_name(what: str) -> tuple[Tag | str, str]:
             link = FileLink.parse(what)
         except ValueError as error:
             raise CommandError("usage", str(error), 2) from error
+        if link.key is not None:
+            raise CommandError("usage", "the key of a link is for nobody but who opens it: use upswarm get LINK", 2)
         return link.tag, link.name
     try:
         return Tag.parse(what), ""

@@ -10,6 +10,7 @@ After it is stored the file stays in the library: we keep serving and helping.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Literal, Protocol
@@ -31,6 +32,7 @@ from protocol.errors import (
     NotFound,
     NotTrusted,
     RemoteProtocolError,
+    StorageError,
     StorageFull,
     StorageUnavailable,
 )
@@ -55,6 +57,8 @@ JOB_FAILURES_MAX = 3
 # So often we look for the storage node that began with it before we take another one.
 MISSES_MAX = 3
 WITHDRAW_TRIES_MAX = 6
+# Somebody may be at sealing files for so long before they are put.
+SEALED_KEPT_SECONDS = 86400.0
 
 
 class Tracker(Protocol):
@@ -66,7 +70,8 @@ class Tracker(Protocol):
 
 
 class Puts:
-    """All puts of this node. ``load`` them, then ``run``."""
+    """All puts of this node. ``load`` them, then ``run``. ``sealed``: folder of sealed copies, which are removed when
+    their put has ended."""
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Puts:
         tracker: Tracker,
         desk: Desk,
         events: Events,
+        sealed: Path | None = None,
     ) -> None:
         self._runtime = runtime
         self._database = database
@@ -85,6 +91,7 @@ class Puts:
         self._tracker = tracker
         self._desk = desk
         self._events = events
+        self._sealed = sealed
         self._random = Random(runtime.random.getrandbits(64))
         self._puts: dict[int, Put] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
@@ -102,6 +109,7 @@ class Puts:
         """Read what was begun in earlier lives."""
         for put in await self._database.transaction(read_puts):
             self._puts[put.number] = put
+        await self._sweep_sealed()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Go on with every put that has not ended, until cancelled; then all stay as they are."""
@@ -372,6 +380,7 @@ class Puts:
             put.safe = True
         with trio.CancelScope(shield=True):
             await self._write(put)
+            await self._remove_sealed(put)
         if state is not PutState.STORED and put.tag and put.storage and self._nursery is not None:
             # Nobody may be left who can finish the job; the storage node need not wait for days.
             self._nursery.start_soon(self._withdraw, put.tag, put.storage, name=f"withdraw {put.id}")
@@ -399,6 +408,40 @@ class Puts:
                 return
         # The storage node forgets jobs that nobody feeds by itself.
         log.warning("storage was not told of a cancelled put", tag=str(tag), node=storage.node)
+
+    async def _remove_sealed(self, put: Put) -> None:
+        """A sealed copy was made for its put alone (upswarm/sealing.py): nobody needs it any more."""
+        if self._sealed is None or put.path.parent != self._sealed:
+            return
+        if any(other.path == put.path for other in self.active()):
+            return
+        await self._library.drop(put.path)
+        with suppress(StorageError):
+            await self._runtime.run_sync(self._runtime.disk.remove, put.path)
+
+    async def _sweep_sealed(self) -> None:
+        """Remove sealed copies that no put knows: whoever made them was killed before it told us."""
+        folder = self._sealed
+        if folder is None:
+            return
+        needed = {put.path for put in self.active()}
+        made_before = self._runtime.clock.wall() - SEALED_KEPT_SECONDS
+
+        def sweep() -> None:
+            disk = self._runtime.disk
+            try:
+                names = disk.list_folder(folder)
+            except FileNotFoundError:
+                return
+            for path in (folder / name for name in names):
+                if path not in needed and disk.status(path).mtime_ns < made_before * 1e9:
+                    log.warning("a sealed copy that nobody put; removed", path=str(path))
+                    disk.remove(path)
+
+        try:
+            await self._runtime.run_sync(sweep)
+        except (OSError, StorageError) as error:
+            log.warning("sealed copies not looked through", path=str(folder), reason=str(error))
 
     def _withhold(self, put: Put) -> None:
         if put.tag is not None:

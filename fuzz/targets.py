@@ -46,6 +46,7 @@ from protocol.manifest import Manifest
 from runtime.config import load_config
 from runtime.discovery import SERVICE, read_announcement
 from runtime.identity import judge, raw_public_key, read_revocations
+from runtime.sealed import HEADER_BYTES, OVERHEAD_BYTES, SEGMENT_BYTES, Opener, Sealer
 from runtime.seam import WebAnswer
 from runtime.terminal import escape_controls
 from storage.backends.s3answers import refusal
@@ -298,6 +299,36 @@ def object_store(data: bytes) -> None:
     assert isinstance(error, StorageError) and len(str(error)) < 4096
 
 
+def sealed(data: bytes) -> None:
+    """A sealed file: ``IntegrityError``, or text that the key's owner sealed."""
+    if not data:
+        return
+    key = bytes(32)
+    body = data[1:]
+    if data[0] & 1:
+        # Under a header that is right: what comes behind it is met as well.
+        body = Sealer(key, Tag(bytes(32), 1), data[0]).header + body
+    try:
+        opener = Opener(key, body[:HEADER_BYTES], len(body))
+        step = SEGMENT_BYTES + OVERHEAD_BYTES
+        text = [opener.open(body[at : at + step]) for at in range(HEADER_BYTES, max(HEADER_BYTES + 1, len(body)), step)]
+    except IntegrityError:
+        return
+    # Only the seeds can come so far: nobody finds a tag of 128 bits by chance.
+    assert body in sealed_seeds(), "text that nobody sealed"
+    assert sum(map(len, text)) == opener.plain_bytes
+
+
+@cache
+def sealed_seeds() -> frozenset[bytes]:
+    """Return sealed files that are right."""
+    found = set()
+    for text in (b"", b"a", bytes(100)):
+        sealer = Sealer(bytes(32), Tag(bytes(32), 1), len(text))
+        found.add(sealer.header + sealer.seal(text))
+    return frozenset(found)
+
+
 TARGETS: dict[str, Harness] = {
     "frames": frames,
     "messages": messages,
@@ -311,6 +342,7 @@ TARGETS: dict[str, Harness] = {
     "certificates": certificates,
     "announcements": announcements,
     "object-store": object_store,
+    "sealed": sealed,
 }
 
 

@@ -1,6 +1,7 @@
 """Invites and links: the two texts that people pass around. How they are written, and every way they can be wrong.
 
-An invite is a secret: who has it may join once (docs/protocol.md#invite). A link is none: it names a file of a swarm.
+An invite is a secret: who has it may join once (docs/protocol.md#invite). A link names a file of a swarm and is none,
+unless it carries the key of a sealed file (docs/protocol.md#sealed): that is behind the ``#`` and goes to people only.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import msgpack
@@ -21,6 +22,8 @@ from protocol.limits import ADDRESSES_MAX, FILE_BYTES_MAX, NAME_BYTES_MAX
 INVITE_PREFIX = "upswarm-invite-1-"
 LINK_SCHEME = "upswarm"
 _CHECKSUM_BYTES = 4
+_KEY_BYTES = 32
+_KEY_PURPOSE = b"upswarm link key 1"
 _JOIN_PURPOSE = b"upswarm join 1"
 _INVITE_CHARACTERS_MAX = 4096
 
@@ -96,26 +99,29 @@ class Invite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What ``upswarm put`` prints to be passed on: ``upswarm:<tag>?name=...&size=...``."""
+    """What ``upswarm put`` prints to be passed on: ``upswarm:<tag>?name=...&size=...``; with ``#<key>`` of a sealed
+    file, whose ``size_bytes`` is that of the sealed bytes, which the tag names."""
 
     tag: Tag
     name: str
     size_bytes: int
+    key: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"{LINK_SCHEME}:{self.tag}?name={quote(self.name, safe='')}&size={self.size_bytes}"
+        text = f"{LINK_SCHEME}:{self.tag}?name={quote(self.name, safe='')}&size={self.size_bytes}"
+        return text if self.key is None else f"{text}#{_spelled(self.key + _key_checksum(self.key))}"
 
     @classmethod
     def parse(cls, text: str) -> Link:
         """Return the link that ``text`` is.
 
         Raises:
-            ValueError: it is none; the sentence says what one looks like.
+            ValueError: it is none; the sentence says what one looks like, and never repeats a key.
         """
         if len(text) > 8 * NAME_BYTES_MAX:
             raise ValueError("not a link: too long")
         parts = urlsplit(text.strip())
-        if parts.scheme != LINK_SCHEME or parts.netloc or parts.fragment:
+        if parts.scheme != LINK_SCHEME or parts.netloc:
             raise ValueError(f"not a link: {LINK_SCHEME}:TAG?name=...&size=... was expected")
         tag = Tag.parse(unquote(parts.path))
         query = parse_qs(parts.query, max_num_fields=16)
@@ -125,4 +131,22 @@ class Link:
             raise ValueError(f"not a link: its name is longer than {NAME_BYTES_MAX} bytes")
         if not size.isascii() or not size.isdigit() or len(size) > 16 or int(size) > FILE_BYTES_MAX:
             raise ValueError("not a link: size must be a number of bytes")
-        return cls(tag=tag, name=name, size_bytes=int(size))
+        return cls(tag=tag, name=name, size_bytes=int(size), key=_key_of(parts.fragment))
+
+
+def _key_checksum(key: bytes) -> bytes:
+    """Return what tells a key that was copied whole from one that was not."""
+    return hashlib.sha256(_KEY_PURPOSE + key).digest()[:_CHECKSUM_BYTES]
+
+
+def _key_of(fragment: str) -> bytes | None:
+    if not fragment:
+        return None
+    try:
+        data = base64.b64decode(fragment, altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    key = data[:_KEY_BYTES]
+    if len(data) != _KEY_BYTES + _CHECKSUM_BYTES or data[_KEY_BYTES:] != _key_checksum(key):
+        raise ValueError("the link's key (behind the #) is damaged: copy the link whole")
+    return key

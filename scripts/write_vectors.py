@@ -27,6 +27,7 @@ from protocol.invite import Invite, Link, join_proof_text  # noqa: E402
 from protocol.jobmap import ChunkState, code_of, encode_runs  # noqa: E402
 from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, MIB  # noqa: E402
 from protocol.manifest import Layout, Manifest  # noqa: E402
+from runtime.sealed import SEGMENT_BYTES, Sealer, salt_of  # noqa: E402
 
 
 def some(word: str, size: int = 32) -> bytes:
@@ -264,6 +265,7 @@ def text_vectors() -> list[Vector]:
         expires=1790000000,
     )
     link = Link(tag=TAG, name="Filme/größer & schöner.mov", size_bytes=3145728)
+    keyed = Link(tag=TAG, name="a.txt", size_bytes=81, key=some("link key"))
     ranges = (b"first range", b"second")
     nonce, token = some("nonce"), some("token")
     texts = {
@@ -288,6 +290,13 @@ def text_vectors() -> list[Vector]:
             "size_bytes": str(link.size_bytes),
             "text": str(link),
         },
+        "link with a key": {
+            "tag": str(keyed.tag),
+            "name": keyed.name,
+            "size_bytes": str(keyed.size_bytes),
+            "key": some("link key").hex(),
+            "text": str(keyed),
+        },
         "join proof": {
             "nonce": nonce.hex(),
             "token": token.hex(),
@@ -304,7 +313,34 @@ def text_vectors() -> list[Vector]:
     return [Vector(name, values) for name, values in texts.items()]
 
 
+def sealed_vectors() -> list[Vector]:
+    key = some("link key")
+    vectors = []
+    for size in (0, 1, 65536, 65537):
+        text, layout = content(size), Layout.of_size(size)
+        tag = Manifest.of_digests(size, [hashlib.sha256(text).digest()]).tag
+        assert layout.chunks == 1
+        sealer = Sealer(key, tag, size)
+        segments = [sealer.seal(text[at : at + SEGMENT_BYTES]) for at in range(0, max(1, size), SEGMENT_BYTES)]
+        sealed = sealer.header + b"".join(segments)
+        values = {
+            "size_bytes": str(size),
+            "key": key.hex(),
+            "salt": salt_of(key, tag, size).hex(),
+            "header": sealer.header.hex(),
+            "sealed_bytes": str(len(sealed)),
+            "sealed_ends": sealed[-32:].hex(),
+            "sealed_sha256": hashlib.sha256(sealed).hexdigest(),
+        }
+        vectors.append(Vector(f"{size} bytes", values))
+    return vectors
+
+
 FILES = {
+    "sealed.txt": (
+        "Sealed files whose text at position i is i modulo 251. See docs/protocol.md#sealed.",
+        sealed_vectors,
+    ),
     "messages.txt": (
         "Every message, as the frame that carries it. See docs/protocol.md#messages.\n"
         "frame: hex of the 4-byte length and the msgpack body. raw: hex of what follows a Block's frame.",

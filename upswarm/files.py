@@ -42,17 +42,25 @@ def show_tag(console: Console, path: Path) -> None:
 @click.argument("wanted", metavar="TAG|LINK")
 @verb
 def verify(console: Console, path: Path, wanted: str) -> None:
-    """Check that a file has this tag. Needs no daemon; exit code 8 when it has another."""
-    tag = parse_tag(wanted)
-    with _bar() as progress:
-        found = manifest_of(path, progress).tag
+    """Check that a file has this tag. Needs no daemon; exit code 8 when it has another.
+
+    With the link of a sealed file: that PATH, sealed with its key, is what the link names.
+    """
+    tag, key = parse_tag(wanted)
+    if key is None:
+        with _bar() as progress:
+            found = manifest_of(path, progress).tag
+    else:
+        from upswarm.sealing import sealed_tag_of
+
+        found = sealed_tag_of(path, key)
     if found != tag:
         raise IntegrityError(f"{path}: has the tag {found}, not {tag}")
     console.give({"verified": True, "tag": str(tag), "path": str(path)}, lambda data: f"ok  {shown(data['path'])}")
 
 
-def parse_tag(text: str) -> Tag:
-    """Return the tag of a tag or link.
+def parse_tag(text: str) -> tuple[Tag, bytes | None]:
+    """Return the tag of a tag or link, and the link's key.
 
     Raises:
         click.UsageError: it is neither.
@@ -60,7 +68,10 @@ def parse_tag(text: str) -> Tag:
     from protocol.invite import LINK_SCHEME, Link
 
     try:
-        return Link.parse(text).tag if text.startswith(f"{LINK_SCHEME}:") else Tag.parse(text)
+        if not text.startswith(f"{LINK_SCHEME}:"):
+            return Tag.parse(text), None
+        link = Link.parse(text)
+        return link.tag, link.key
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

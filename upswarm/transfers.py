@@ -9,16 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
 from protocol.errors import CommandError
-from upswarm.client import Wait, absolute
+from upswarm.client import Client, Notice, Wait, absolute
 from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNFINISHED, RATE, Console, as_json, verb
 from upswarm.progress import Progress, progress_on
+from upswarm.rpc import PutOutcome, Skipped
 from upswarm.text import duration_text, pushed_text, rate_text, shown, size_text
 
+if TYPE_CHECKING:
+    from protocol.invite import Link
+
+LINK_CHARACTERS_MAX = 16 * 1024
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 
 
@@ -32,9 +37,15 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
     show_default=True,
     help="Return when all is stored; when this machine may leave; or at once.",
 )
+@click.option(
+    "--encrypt",
+    is_flag=True,
+    help="Seal each file first with a new key, which is in its link and nowhere else: helpers, storage and tracker see"
+    " neither bytes nor name. Whoever loses the link has lost the file.",
+)
 @QUIET
 @verb
-def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, quiet: bool) -> None:
+def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, encrypt: bool, quiet: bool) -> None:
     """Store files; a folder means every file below it."""
     if name is not None and len(paths) > 1:
         raise click.UsageError("--name fits one PATH only")
@@ -42,7 +53,10 @@ def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, 
     with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
         waiting = _Waiting(progress)
         try:
-            outcome = daemon.put(paths, name=name, wait=cast(Wait, wait), progress=waiting.notice)
+            if encrypt:
+                outcome = _put_sealed(console, daemon, paths, name, cast(Wait, wait), waiting.notice)
+            else:
+                outcome = daemon.put(paths, name=name, wait=cast(Wait, wait), progress=waiting.notice)
         except KeyboardInterrupt:
             daemon.close()
             progress.__exit__(None, None, None)
@@ -55,6 +69,32 @@ def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, 
             console.note(_put_note(result))
     _tell_skipped(console, outcome)
     sys.exit(put_exit_code(results, wait))
+
+
+def _put_sealed(
+    console: Console, daemon: Client, paths: tuple[Path, ...], name: str | None, wait: Wait, notice: Notice
+) -> PutOutcome:
+    """Seal what ``paths`` mean, say the links at once, and put it."""
+    from daemon.walking import Found, find_files
+    from runtime.real import RealDisk
+    from upswarm.sealing import FOLDER, Sealed, put_sealed
+
+    found: dict[Path, Found] = {}
+    skipped: list[Skipped] = []
+    for path in paths:
+        files, without = find_files(RealDisk(), Path(absolute(path)), name)
+        found.update((file.path, file) for file in files)
+        skipped += [{"path": str(one.path), "reason": one.reason} for one in without]
+
+    def sealed(one: Sealed) -> None:
+        # Said before anything is sent: whoever is interrupted from here on still has it.
+        console.note(f"sealed {shown(one.source)}; only this link opens it: {one.link}")
+
+    folder = console.places("daemon").state / FOLDER
+    named = [(file.path, file.name) for file in found.values()]
+    outcome = put_sealed(daemon, folder, named, wait, sealed=sealed, progress=notice)
+    outcome["skipped"] = [*outcome.get("skipped", []), *skipped]
+    return outcome
 
 
 def put_exit_code(results: list[dict[str, Any]], wait: str) -> int:
@@ -141,12 +181,21 @@ class _Waiting:
 @QUIET
 @verb
 def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
-    """Fetch a file, from all who have it."""
+    """Fetch a file, from all who have it; "-" reads what from stdin, where no process list shows a link's key."""
+    if what == "-":
+        what = sys.stdin.read(LINK_CHARACTERS_MAX).strip()
+    link = _keyed_link(what)
     with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
         waiting = _Waiting(progress)
         try:
             # A daemon has its own working folder; "here" is ours.
-            result = daemon.get(what, output if output is not None else Path.cwd(), progress=waiting.notice)
+            target = output if output is not None else Path.cwd()
+            if link is None:
+                result = daemon.get(what, target, progress=waiting.notice)
+            else:
+                from upswarm.sealing import get_sealed
+
+                result = get_sealed(daemon, link, target.absolute(), progress=waiting.notice)
         except KeyboardInterrupt:
             daemon.close()
             progress.__exit__(None, None, None)
@@ -162,6 +211,19 @@ def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
         console.note(f"{shown(result['name'])}: {size_text(size)} in {duration_text(seconds)}{rate}, verified")
         if result.get("from"):
             console.note(f"from: {pushed_text(result['from'])}")
+
+
+def _keyed_link(what: str) -> Link | None:
+    """Return the link of a sealed file; None: it is something that the daemon can do by itself."""
+    from protocol.invite import LINK_SCHEME, Link
+
+    if not what.startswith(f"{LINK_SCHEME}:") or "#" not in what:
+        return None
+    try:
+        link = Link.parse(what)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return link if link.key is not None else None
 
 
 @click.command()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from support import vectors
 from support.vectors import Vector
 
@@ -21,6 +23,7 @@ from protocol.ids import NodeId, Role, Tag, node_id_of_key
 from protocol.invite import Invite, Link, join_proof_text
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.manifest import Layout, Manifest
+from runtime.sealed import SEGMENT_BYTES, Opener, Sealer, salt_of, sealed_bytes
 
 MESSAGES = vectors.read("messages.txt")
 TEXTS = {vector.name: vector for vector in vectors.read("texts.txt")}
@@ -122,6 +125,48 @@ def test_a_link_is_written_as_the_vector_says() -> None:
     )
     assert str(link) == vector.values["text"]
     assert Link.parse(vector.values["text"]) == link
+
+
+def test_a_link_with_a_key_is_written_as_the_vector_says() -> None:
+    values = TEXTS["link with a key"].values
+    tag, size_bytes = Tag.parse(values["tag"]), int(values["size_bytes"])
+    link = Link(tag=tag, name=values["name"], size_bytes=size_bytes, key=bytes.fromhex(values["key"]))
+    assert str(link) == values["text"] and Link.parse(values["text"]) == link
+
+
+@named(vectors.read("sealed.txt"))
+def test_a_file_is_sealed_as_the_vector_says(vector: Vector) -> None:
+    size, key = int(vector.values["size_bytes"]), vector.bytes_of("key")
+    text = (bytes(range(251)) * (size // 251 + 1))[:size]
+    tag = Manifest.of_digests(size, [hashlib.sha256(text).digest()]).tag
+    assert salt_of(key, tag, size) == vector.bytes_of("salt")
+    sealer = Sealer(key, tag, size)
+    assert sealer.header == vector.bytes_of("header")
+    pieces = [text[at : at + SEGMENT_BYTES] for at in range(0, max(1, size), SEGMENT_BYTES)]
+    segments = [sealer.seal(piece) for piece in pieces]
+    sealed = sealer.header + b"".join(segments)
+    assert len(sealed) == int(vector.values["sealed_bytes"]) == sealed_bytes(size)
+    assert sealed.endswith(vector.bytes_of("sealed_ends"))
+    assert hashlib.sha256(sealed).hexdigest() == vector.values["sealed_sha256"]
+    opener = Opener(key, sealer.header, len(sealed))
+    assert [opener.open(segment) for segment in segments] == pieces
+
+
+@named(vectors.read("sealed.txt"))
+def test_a_sealed_file_is_what_openssl_opens_without_us(vector: Vector) -> None:
+    """The rule of docs/protocol.md#sealed, written down with nothing of ours."""
+    size, key, header = int(vector.values["size_bytes"]), vector.bytes_of("key"), vector.bytes_of("header")
+    extracted = hmac.digest(vector.bytes_of("salt"), key, "sha256")
+    blocks, before = [], b""
+    for number in (1, 2):
+        before = hmac.digest(extracted, before + b"upswarm-sealed-1" + bytes([number]), "sha256")
+        blocks.append(before)
+    content_key, check = blocks
+    assert header == b"upswarm-sealed-1" + vector.bytes_of("salt") + check
+    text = (bytes(range(251)) * (size // 251 + 1))[:size]
+    count = max(1, -(-size // 65536))
+    last = AESGCM(content_key).encrypt((count - 1).to_bytes(11, "big") + b"\x01", text[(count - 1) * 65536 :], header)
+    assert last[-32:].endswith(vector.bytes_of("sealed_ends")[-len(last[-32:]) :])
 
 
 def test_a_joiner_signs_what_the_vector_says() -> None:
