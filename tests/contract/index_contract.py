@@ -1,8 +1,9 @@
-"""What every index must do (tracker/index/base.py is the law). A subclass says how an empty one is made."""
+"""What every index must do (tracker/index/base.py is the law). A subclass says how an empty one is made: its fixture
+``make`` returns a function for that."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from support.pairs import node, some_tag
@@ -58,15 +59,15 @@ def update(tag: Tag = TAG, state: JobState = JobState.OPEN, *, stored: int = 0, 
     )
 
 
+MakeIndex = Callable[[Patience], Index]
+
+
 class IndexContract:
     """Subclass it as ``Test...`` and say how to make an index."""
 
-    def make(self, patience: Patience) -> Index:
-        raise AssertionError("a subclass says how")
-
     @pytest.fixture
-    def index(self) -> Index:
-        return self.make(PATIENCE)
+    def index(self, make: MakeIndex) -> Index:
+        return make(PATIENCE)
 
     # --- nodes ---
 
@@ -88,8 +89,8 @@ class IndexContract:
             assert view.seen_seconds_ago == now - 100
         assert await index.node(PEER, 701) is None and await index.nodes(701) == ()
 
-    async def test_whether_anybody_sweeps_changes_no_answer(self) -> None:
-        swept, unswept = self.make(PATIENCE), self.make(PATIENCE)
+    async def test_whether_anybody_sweeps_changes_no_answer(self, make: MakeIndex) -> None:
+        swept, unswept = make(PATIENCE), make(PATIENCE)
         for index in (swept, unswept):
             await index.arrived(profile(PEER), 0)
             await index.take(PEER, said(holding(names=("a",))), 0)
@@ -109,6 +110,16 @@ class IndexContract:
         assert (await index.nodes(1))[0].standing is Standing.SILENT
         await index.arrived(profile(PEER), 2)
         assert (await index.nodes(2))[0].fresh
+
+    async def test_a_node_that_was_told_to_beat_less_often_is_silent_later(self, index: Index) -> None:
+        await index.arrived(profile(PEER), 0)
+        await index.beat(profile(PEER), beat(), 0, interval_seconds=20)
+        assert (await index.nodes(50))[0].fresh and not (await index.nodes(51))[0].fresh
+        await index.beat(profile(PEER), beat(), 60, interval_seconds=1)
+        assert (await index.nodes(72.5))[0].fresh, "no sooner than others"
+        await index.beat(profile(PEER), beat(), 80, interval_seconds=20)
+        await index.beat(profile(PEER), beat(), 81)
+        assert not (await index.nodes(94))[0].fresh
 
     async def test_nodes_come_in_order_and_by_role(self, index: Index) -> None:
         names = [node(f"n{number}") for number in range(20)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contract.index_contract import IndexContract
+import pytest
+from contract.index_contract import IndexContract, MakeIndex
 
-from tracker.index.base import Index, Patience
 from tracker.index.memory import MemoryIndex
 
 
 class TestMemoryIndex(IndexContract):
-    def make(self, patience: Patience) -> Index:
-        return MemoryIndex(patience)
+    @pytest.fixture
+    def make(self) -> MakeIndex:
+        return MemoryIndex

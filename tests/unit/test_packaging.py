@@ -94,6 +94,8 @@ def test_what_is_imported_is_required_and_the_other_way_round() -> None:
     wanted = listed("options", "install_requires")
     # Only who uses upswarm:// needs it, and has it already.
     wanted += listed("options.extras_require", "fsspec")
+    # Only trackers that share an index need it.
+    wanted += listed("options.extras_require", "redis")
     assert needed == {re.split(r"[\[>]", line)[0] for line in wanted}
 
 

@@ -1,21 +1,24 @@
 """The index: who is there, who holds which chunks of which tag, what files are called, which uploads are open.
 
-This interface is law for every index (tests/contract/index_contract.py holds them to it); memory.py is the default, and
-others may be shared by several trackers. It remembers and answers; whom to order to help whom, and where a new file
-should go, is decided in matchmaking.py.
+This interface is law for every index (tests/contract/index_contract.py holds them to it); memory.py is the default,
+redis.py is shared by several trackers, and steady.py goes on when that is away. It remembers and answers; whom to
+order to help whom, and where a new file should go, is decided in matchmaking.py.
 
 An index is soft state: it may forget everything at any time and is complete again two heartbeats later. So nothing in
 it is ever needed to keep a promise, and nothing in it is trusted further than a hint: only bytes are.
 
 What MUST hold:
 
-* ``now`` is the monotonic clock of the runtime, in seconds. Answers depend on what was said and on ``now``, never on
-  how often anybody looked or swept.
+* ``now`` is the monotonic clock of the runtime, in seconds; an index that is shared makes a common time of it. Answers
+  depend on what was said and on ``now``, never on how often anybody looked or swept.
 * A node is *fresh* while it has a link and was heard of within ``silent_seconds``; then it is *silent*. Silent and
   forgotten are kept apart because a silent node may hold chunks nobody else has: we stop handing it out at once, but
   plan around its loss only later. After ``forgotten_seconds`` it is as if it had never been, and so is all it said.
 * Methods are atomic: nobody sees half of a message applied.
 * What a node says replaces only what that node said.
+
+An index that is shared may be away: each of its methods may raise ``StorageUnavailable`` then, and has changed nothing
+or all.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ HOLDINGS_MAX = {Role.PEER: 50_000, Role.STORAGE: 1_000_000}
 # Uploads that ended, kept for people to look at.
 ENDED_JOBS_MAX = 32
 
+# Two beats may be lost, and the third be a little late.
+SILENT_INTERVALS = 2.5
+
 OPEN_STATES = frozenset((JobState.OPEN, JobState.COMMITTING))
 
 
@@ -49,7 +55,13 @@ class Patience:
     @classmethod
     def of_interval(cls, interval_seconds: float) -> Patience:
         """Return what fits heartbeats of this interval: silent after two lost beats, forgotten after 120."""
-        return cls(2.5 * interval_seconds, 120 * interval_seconds)
+        return cls(SILENT_INTERVALS * interval_seconds, 120 * interval_seconds)
+
+    def silent_after(self, interval_seconds: float | None) -> float:
+        """Return after how many seconds a node is silent that was told to beat so often; None: as often as all."""
+        if interval_seconds is None:
+            return self.silent_seconds
+        return max(self.silent_seconds, SILENT_INTERVALS * interval_seconds)
 
 
 class Standing(StrEnum):
@@ -200,9 +212,12 @@ class Index(Protocol):
         """The last link to the node is gone: it is silent at once. Unknown nodes are fine."""
         ...
 
-    async def beat(self, profile: Profile, heartbeat: Heartbeat, now: float) -> bool:
+    async def beat(
+        self, profile: Profile, heartbeat: Heartbeat, now: float, *, interval_seconds: float | None = None
+    ) -> bool:
         """The node lives; a forgotten one is known again. Return whether its inventory is wanted in full: its epoch or
-        sequence is not that of the last message ``take`` accepted, or there was none."""
+        sequence is not that of the last message ``take`` accepted, or there was none. ``interval_seconds``: it is told
+        to beat so often, and silent no sooner than two lost beats take (``Patience.silent_after``)."""
         ...
 
     async def take(self, node: NodeId, inventory: Inventory, now: float) -> tuple[Tag, ...] | None:

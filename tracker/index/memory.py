@@ -48,6 +48,7 @@ class _Node:
     profile: Profile
     arrived_at: float
     heard_at: float
+    silent_seconds: float
     arrivals: int = 0
     linked: bool = True
     # Of the last inventory message that was applied; None: we know nothing, or not everything.
@@ -96,9 +97,12 @@ class MemoryIndex:
         if entry is not None:
             entry.linked = False
 
-    async def beat(self, profile: Profile, heartbeat: Heartbeat, now: float) -> bool:
+    async def beat(
+        self, profile: Profile, heartbeat: Heartbeat, now: float, *, interval_seconds: float | None = None
+    ) -> bool:
         """See ``base.Index``."""
         entry = self._known(profile, now)
+        entry.silent_seconds = self._patience.silent_after(interval_seconds)
         entry.room_bytes = heartbeat.room_bytes
         entry.lend = heartbeat.lend
         entry.paused = heartbeat.paused
@@ -256,7 +260,9 @@ class MemoryIndex:
         entry = self._living(profile.node, now)
         if entry is None:
             self._remove(profile.node)
-            entry = self._nodes[profile.node] = _Node(profile, arrived_at=now, heard_at=now)
+            entry = self._nodes[profile.node] = _Node(
+                profile, arrived_at=now, heard_at=now, silent_seconds=self._patience.silent_seconds
+            )
         entry.profile = profile
         entry.heard_at = now
         entry.linked = True
@@ -283,7 +289,7 @@ class MemoryIndex:
         if entry is None:
             return None
         seconds = now - entry.heard_at
-        fresh = entry.linked and seconds <= self._patience.silent_seconds
+        fresh = entry.linked and seconds <= entry.silent_seconds
         profile = entry.profile
         return NodeView(
             node=node,
