@@ -71,6 +71,27 @@ class Version:
     stored_at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """A file that was stored under a name. ``position`` counts up, over all names. ``until``: how long it holds (wall
+    clock); -1: for ever; None: nobody said."""
+
+    position: int
+    tag: Tag
+    name: str
+    node: NodeId
+    stored_at: int
+    until: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrub:
+    """How far a stored file has been read again: ``chunk`` is the next one. ``due_at``: when (wall clock)."""
+
+    chunk: int
+    due_at: int
+
+
 @dataclass(frozen=True, slots=True)
 class KeptUpload:
     """An upload in parts that the store has begun for a job. ``apart`` as in ``Acknowledgement``."""
@@ -220,4 +241,62 @@ class Ledger(Protocol):
 
     async def versions(self, name: str) -> list[Version]:
         """Return every file that was stored under ``name``, newest first."""
+        ...
+
+    # --- keeping ---
+
+    async def bindings(self) -> list[Binding]:
+        """Return everything that was stored under a name and is still known by it, in the order of positions."""
+        ...
+
+    async def set_term(self, tag: Tag, name: str, node: NodeId | None, until: int | None) -> bool:
+        """``name`` holds until then; None: for ever. False: its newest file is not ``tag``, or not ``node``'s.
+
+        Put again, it holds anew as long as the settings say.
+        """
+        ...
+
+    async def collect(self, positions: Iterable[int], tags: Iterable[Tag]) -> list[Tag]:
+        """Remove these names, and of ``tags`` those stored files that no name is left for; return these.
+
+        They are doomed: their objects are still there, until ``cleared``.
+        """
+        ...
+
+    async def remove(self, tag: Tag) -> bool:
+        """A stored file is stored no longer, whoever names it; it is doomed. False: it was not stored."""
+        ...
+
+    async def doomed(self) -> list[Tag]:
+        """Return what was removed or collected and not cleared since; by tag. Stored again it is doomed no longer."""
+        ...
+
+    async def cleared(self, tag: Tag) -> None:
+        """Its object is gone."""
+        ...
+
+    async def used_bytes(self, *, node: NodeId | None = None, prefix: str | None = None) -> int:
+        """Return how many bytes files (and open jobs) take that ``node`` put, or else whose name begins with
+        ``prefix``. Files that have lost all their names count for nobody."""
+        ...
+
+    async def scrubs(self) -> dict[Tag, Scrub]:
+        """Return how far stored files have been read again; nothing is known of others. Storing forgets it."""
+        ...
+
+    async def set_scrub(self, tag: Tag, scrub: Scrub) -> None:
+        """Remember how far a stored file has been read again."""
+        ...
+
+    async def reopen(self, tag: Tag, durable: Bitmap, now: float) -> bool:
+        """A stored file has rotten chunks: it is an open job again, this node's own, which has ``durable``, and keeps
+        its names. False: it was not stored.
+
+        Raises:
+            LeaseLost: another live node has done that already.
+        """
+        ...
+
+    async def mending(self) -> set[Tag]:
+        """Return the jobs that ``reopen`` made; they end by being stored, or removed."""
         ...

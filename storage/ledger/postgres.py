@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from protocol.bitmap import Bitmap
 from protocol.ids import NodeId, Tag
 from protocol.manifest import Manifest
 from runtime.seam import Database
@@ -123,6 +124,18 @@ class PostgresLedger(SqlLedger):
             return epoch
 
         self._epochs[manifest.tag] = await self._database.transaction(work)
+
+    async def reopen(self, tag: Tag, durable: Bitmap, now: float) -> bool:
+        def work(cursor: Any) -> int | None:
+            epoch = self._taken(cursor, tag)
+            if epoch is None:
+                raise LeaseLost(f"the job of {tag} is another storage node's")
+            return epoch if self.write_reopen(cursor, tag, durable, now) else None
+
+        epoch = await self._database.transaction(work)
+        if epoch is not None:
+            self._epochs[tag] = epoch
+        return epoch is not None
 
     async def forget_job(self, tag: Tag) -> None:
         await super().forget_job(tag)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trio
+from contract.keeping_contract import KeepingContract
 from contract.ledger_contract import ANNA, BEN, A, B, LedgerContract, manifest, store
 from support.postgres import PASSWORD, Postgres, running_postgres
 
@@ -65,7 +66,7 @@ def silence(postgres: Postgres, address: str, node: NodeId) -> None:
     )
 
 
-class TestPostgresLedger(LedgerContract):
+class TestPostgresLedger(LedgerContract, KeepingContract):
     """All of it."""
 
 

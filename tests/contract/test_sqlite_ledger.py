@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.keeping_contract import KeepingContract
 from contract.ledger_contract import ANNA, A, LedgerContract
 
 from protocol.bitmap import Bitmap
@@ -24,7 +25,7 @@ async def ledger(runtime: Runtime, tmp_path: Path) -> Any:
     await ledger.aclose()
 
 
-class TestSqliteLedger(LedgerContract):
+class TestSqliteLedger(LedgerContract, KeepingContract):
     """All of it."""
 
 
