@@ -56,6 +56,18 @@ class Get:
     changed: trio.Event = field(default_factory=trio.Event)
     meter: Meter = field(default_factory=Meter)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Whoever still works on it may not have heard yet that it was cancelled: an end stays the end.
+        if name == "state" and self.ended:
+            return
+        object.__setattr__(self, name, value)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its state is final. False until it has one."""
+        state: GetState | None = getattr(self, "state", None)
+        return state is not None and state.final
+
     @property
     def id(self) -> str:
         """What the user calls it by."""

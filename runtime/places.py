@@ -6,12 +6,13 @@ uses it too.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, StorageBroken, StorageError, StorageFull
 
 Program = Literal["daemon", "storage", "tracker"]
 PROGRAMS: tuple[Program, ...] = ("daemon", "storage", "tracker")
@@ -84,3 +85,17 @@ def check_socket_path(path: Path) -> None:
             f"{path}: {size} bytes are too long for the path of a Unix socket (at most {SOCKET_PATH_BYTES_MAX}); "
             "use a shorter --home"
         )
+
+
+def folder_trouble(folder: Path, error: OSError | StorageError, advice: str) -> ConfigError | StorageError:
+    """Return what a program ends with when it cannot begin to work in ``folder``.
+
+    A folder that we may not write to, or that is none, is the operator's matter, and starting again changes nothing: a
+    ``ConfigError`` with ``advice``. A disk that failed or is full may be all right a moment later: a ``StorageError``.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(error, StorageFull):
+        return error
+    if isinstance(cause, OSError) and cause.errno != errno.EIO:
+        return ConfigError(f"{folder}: cannot be used ({error}); {advice}")
+    return error if isinstance(error, StorageError) else StorageBroken(f"{folder}: {error}")

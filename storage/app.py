@@ -31,6 +31,7 @@ from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
 from runtime.links import Links, shorten
 from runtime.logs import setup_logs
+from runtime.places import folder_trouble
 from runtime.real import real_runtime
 from runtime.seam import File, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
@@ -317,7 +318,7 @@ def _lock(runtime: Runtime, folder: Path) -> File:
         runtime.disk.make_folder(folder)
         lock = runtime.disk.lock(folder / "lock")
     except (OSError, StorageError) as error:
-        raise ConfigError(f"{folder}: cannot be used ({error}); give --data a folder we may write to") from error
+        raise folder_trouble(folder, error, "give --data a folder we may write to") from error
     if lock is None:
         raise ConfigError(f"{folder}: another storage node is running on it; stop that one, or give another --data")
     return lock

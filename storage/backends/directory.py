@@ -13,6 +13,7 @@ from typing import Self
 
 from protocol.errors import ChunkMissing, ConfigError, StorageBroken, StorageError
 from protocol.ids import Tag
+from runtime.places import folder_trouble
 from runtime.seam import File, Runtime
 
 _FOLDER_DIGITS = "0123456789abcdef"
@@ -85,7 +86,7 @@ class DirectoryBackend:
                 self._disk.make_folder(self._spool_folder)
                 one, other = self._disk.status(self._folder), self._disk.status(self._spool_folder)
             except (OSError, StorageError) as error:
-                raise ConfigError(f"{self._folder}: cannot be used ({error}); give a folder we may write to") from error
+                raise folder_trouble(self._folder, error, "give a folder we may write to") from error
             if one.device != other.device:
                 raise ConfigError(
                     f"{self._folder} and {self._spool_folder} are on different file systems; both must be on one,"

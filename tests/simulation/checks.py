@@ -52,6 +52,7 @@ class Checks(Platters):
         self.given_up: set[tuple[str, Tag]] = set()  # puts that somebody cancelled
         self.gone: set[str] = set()
         self.revoked: set[NodeId] = set()
+        self.disk_was_full = False  # puts may have ended with the clear error that there is no room
         self.impostors: list[Impostor] = []
         self._world = world
         self._lone_wrong: dict[tuple[int, NodeId], list[float]] = {}  # by engine: wrong chunks that one node alone made
@@ -171,6 +172,8 @@ class Checks(Platters):
     def unsettled(self) -> list[str]:
         """What is not settled, in words."""
         rest = []
+        if self.disk_was_full:
+            self._accept_refusals()
         for tag, names in self.accepted.items():
             wanting = [name for name in sorted(set(names)) if (name, tag) not in self.given_up]
             if wanting and tag not in self.stored:
@@ -190,6 +193,13 @@ class Checks(Platters):
             gets = [get for get in host.program.gets.active() if self._expected(get.tag)]
             rest += [f"{host.name} {get.id} is {get.state.value}" for get in gets]
         return rest
+
+    def _accept_refusals(self) -> None:
+        """A put that met a full disk again and again has ended, with a reason, and may be given again."""
+        for host in self._world.daemons():
+            for put in host.program.puts.all() if host.program is not None else ():
+                if put.tag is not None and put.error is not None and put.error.code == "no-space":
+                    self.put_was_given_up(host, put.tag)
 
     # --- what holds at any time ---
 

@@ -12,7 +12,7 @@ import trio
 from simulation.disk import HostCrashed
 from simulation.hosts import DaemonHost, Down, SimHost
 from simulation.impostor import Impostor, strangers_credentials
-from simulation.schedule import Fault
+from simulation.schedule import CHAOS_SECONDS, Fault
 from simulation.world import MIB, World
 
 from protocol.errors import UpswarmError
@@ -86,9 +86,9 @@ class Faults:
             case "power-at":
                 self._cut_power_within(host, int(fault.seconds * 10) + 1)
             case "kill-await":
-                await self._crash_at_await(host, int(fault.seconds * 50) + 1, lambda: host.crash(power=False))
+                await self._crash_at_await(host, int(fault.seconds * 15) + 1, lambda: host.crash(power=False))
             case "power-await":
-                await self._crash_at_await(host, int(fault.seconds * 50) + 1, lambda: self._cut_power(host))
+                await self._crash_at_await(host, int(fault.seconds * 15) + 1, lambda: self._cut_power(host))
             case "stop":
                 await host.stop()
             case "partition":
@@ -116,6 +116,7 @@ class Faults:
             case "eio-read":
                 self._fail_read(host, int(fault.seconds * 10) + 1)
             case "full":
+                world.checks.disk_was_full = True
                 platter.capacity_bytes = platter.used_bytes() + world.rng.randrange(3 * MIB)
                 await trio.sleep(fault.seconds)
                 platter.capacity_bytes = 1 << 40
@@ -166,7 +167,7 @@ class Faults:
         trio.lowlevel.add_instrument(fuse)
         try:
             # It may end otherwise, or never come so far.
-            with trio.move_on_after(30):
+            with trio.move_on_at(CHAOS_SECONDS):
                 await host.wait_ended()
         finally:
             trio.lowlevel.remove_instrument(fuse)

@@ -7,6 +7,7 @@ power has gone, when a storage node has recovered, and each second at everything
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -88,10 +89,10 @@ class Platters:
     def renamed(self, host: SimHost) -> None:
         """Names of a storage node's disk have changed: what was promised must still have one that no crash takes."""
         for (who, tag), chunks in self.acknowledged.items():
-            if who == host.node and chunks and tag not in self.tampered and not self._files_of(host, tag):
+            if who == host.node and chunks and tag not in self.tampered and not _is_kept(host, tag, _any):
                 self.fail(Promise.ACKNOWLEDGED_IS_DURABLE, f"{host.name} has no file for what it acknowledged of {tag}")
         for tag, nodes in self.stored.items():
-            if host.node in nodes and not any("objects" in path.parts for path, _ in self._files_of(host, tag)):
+            if host.node in nodes and not _is_kept(host, tag, _any, "objects"):
                 self.fail(Promise.STORED_IS_READABLE, f"{host.name} has no object of the stored file {tag}")
 
     # --- crashes ---
@@ -162,30 +163,41 @@ class Platters:
             self._by_name = {str(tag): tag for tag in self.known}
         return self._by_name.get(name)
 
-    def _files_of(self, host: SimHost, tag: Tag) -> list[tuple[Path, Inode]]:
-        """Return the files called like ``tag`` that no crash can take the name of: one that is being renamed has either
-        name afterwards."""
-        text = str(tag)
-        seen = {inode for path, inode in host.platter.names.items() if path.name == text and inode is not None}
-        durable = host.platter.durable_names.items()
-        return [(path, inode) for path, inode in durable if path.name == text and inode is not None and inode in seen]
-
     def _chunk_is_durable(self, host: SimHost, tag: Tag, chunk: int) -> bool:
         data = self.known[tag]
         layout = Layout.of_size(len(data))
         start, size = layout.offset_of(chunk), layout.bytes_of(chunk)
-        return any(
-            inode.durable[start : start + size] == data[start : start + size]
-            and not any(_touches(offset, written, start, size) for offset, written in inode.pending)
-            for _, inode in self._files_of(host, tag)
-        )
+        expected = data[start : start + size]
+
+        def right(inode: Inode) -> bool:
+            return inode.durable[start : start + size] == expected and not any(
+                _touches(offset, written, start, size) for offset, written in inode.pending
+            )
+
+        return _is_kept(host, tag, right)
 
     def _object_is_durable(self, host: SimHost, tag: Tag) -> bool:
         data = self.known[tag]
-        return any(
-            "objects" in path.parts and inode.durable == data and host.platter.names.get(path) is inode
-            for path, inode in self._files_of(host, tag)
-        )
+        return _is_kept(host, tag, lambda inode: inode.durable == data, "objects")
+
+
+def _is_kept(host: SimHost, tag: Tag, right: Callable[[Inode], bool], folder: str = "") -> bool:
+    """Whether there is a file called like ``tag``, somewhere under ``folder``, that is right whatever a crash makes of
+    the names now: it has that name and keeps it, or is being renamed, or another one that is right replaces it."""
+    text = str(tag)
+    names = host.platter.names
+    seen = {inode for path, inode in names.items() if path.name == text}
+    for path, inode in host.platter.durable_names.items():
+        if path.name != text or inode is None or (folder and folder not in path.parts):
+            continue
+        after = names.get(path) or (inode if inode in seen and not folder else None)
+        if after is not None and right(inode) and (after is inode or right(after)):
+            return True
+    return False
+
+
+def _any(_inode: Inode) -> bool:
+    return True
 
 
 def _touches(offset: int, written: bytes | None, start: int, size: int) -> bool:

@@ -228,5 +228,25 @@ def test_tracker_lists_exactly_what_is_held_after_everybody_restarted() -> None:
     tell(stories.memory_after_restarts, Shape(2, 1))
 
 
+def test_put_that_is_cancelled_at_any_moment_stays_cancelled() -> None:
+    async def story(world: World) -> None:
+        async with watched(world):
+            set_uplinks(world, 2e6)
+            (uploader,) = world.daemons()
+            for number in range(60):
+                manifest = await begin_put(world, uploader, 700_000, content=100 + number)
+                await trio.sleep(0.008 * number)
+                put = uploader.program.puts.all()[-1]
+                if put.state.final:
+                    break
+                world.checks.put_was_given_up(uploader, manifest.tag)
+                await uploader.call("cancel", id=put.id)
+            assert number > 30, "puts must take a while"
+            await trio.sleep(60)
+            assert [put.state.value for put in uploader.program.puts.all()[:number]] == ["cancelled"] * number
+
+    tell(story, Shape(1, 1))
+
+
 def test_three_put_one_file_and_it_travels_once() -> None:
     tell(stories.plain_put, Shape(3, 1))

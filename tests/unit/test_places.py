@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from protocol.errors import ConfigError
-from runtime.places import PROGRAMS, SOCKET_PATH_BYTES_MAX, Places
+from protocol.errors import ConfigError, StorageBroken, StorageError, StorageFull
+from runtime.places import PROGRAMS, SOCKET_PATH_BYTES_MAX, Places, folder_trouble
 from runtime.terminal import escape_controls
 
 
@@ -76,3 +78,29 @@ def test_what_could_move_the_cursor_or_mislead_is_shown_as_its_number(text: str,
 
 def test_kept_characters_stay() -> None:
     assert escape_controls("a\n\x1b", keep="\n") == "a\n\\x1b"
+
+
+def _failed(number: int) -> StorageBroken:
+    error = StorageBroken("make folder")
+    error.__cause__ = OSError(number, os.strerror(number))
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _failed(errno.EACCES),
+        _failed(errno.EROFS),
+        _failed(errno.ENOTDIR),
+        PermissionError(errno.EPERM, "no"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_for_the_operator_to_change(error: OSError | StorageBroken) -> None:
+    trouble = folder_trouble(Path("/srv/data"), error, "give --data a folder we may write to")
+    assert isinstance(trouble, ConfigError)
+    assert "/srv/data" in str(trouble) and "give --data" in str(trouble)
+
+
+@pytest.mark.parametrize("error", [_failed(errno.EIO), OSError(errno.EIO, "no"), StorageFull("no room")])
+def test_a_disk_that_fails_at_the_start_may_be_right_at_the_next_one(error: OSError | StorageBroken) -> None:
+    assert isinstance(folder_trouble(Path("/srv/data"), error, ""), StorageError)
