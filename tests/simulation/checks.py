@@ -322,6 +322,8 @@ class Checks(Platters):
     def _index_is_right(self) -> None:
         """The tracker lists exactly what everybody holds, and knows all who were revoked."""
         tracker = self._world.tracker.program
+        if tracker is None:
+            raise Violation(Promise.REST_IS_THE_MODEL, "the tracker is down")
         for host in self._world.hosts.values():
             if host.program is None or host.program is tracker or host.node is None or host.node in self.revoked:
                 continue

@@ -233,17 +233,13 @@ def test_put_that_is_cancelled_at_any_moment_stays_cancelled() -> None:
         async with watched(world):
             set_uplinks(world, 2e6)
             (uploader,) = world.daemons()
-            for number in range(60):
+            for number in range(120):
                 manifest = await begin_put(world, uploader, 700_000, content=100 + number)
-                await trio.sleep(0.008 * number)
-                put = uploader.program.puts.all()[-1]
-                if put.state.final:
-                    break
+                # Through hashing, asking, dialling and proposing; sending takes the longest.
+                await trio.sleep(0.0005 * number)
                 world.checks.put_was_given_up(uploader, manifest.tag)
-                await uploader.call("cancel", id=put.id)
-            assert number > 30, "puts must take a while"
-            await trio.sleep(60)
-            assert [put.state.value for put in uploader.program.puts.all()[:number]] == ["cancelled"] * number
+                await uploader.call("cancel", id=uploader.program.puts.all()[-1].id)
+            assert {put.state.value for put in uploader.program.puts.all()} == {"cancelled"}
 
     tell(story, Shape(1, 1))
 
