@@ -35,6 +35,10 @@ from storage.jobs import Job
 class LeaseLost(StorageError):
     """The job belongs to another storage node (now). Nothing was written."""
 
+    def __init__(self, tag: Tag, reason: str) -> None:
+        super().__init__(f"the job of {tag} is not ours (any more): {reason}")
+        self.tag = tag
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledgement:
@@ -82,6 +86,14 @@ class Binding:
     node: NodeId
     stored_at: int
     until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What became of files: those that are stored no longer, and those (still) stored whose names may have changed."""
+
+    doomed: list[Tag]
+    changed: list[StoredFile]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +247,10 @@ class Ledger(Protocol):
         """``node`` proved that it has what is stored as ``tag`` and wants this name for it. Returns as ``store``."""
         ...
 
+    async def file(self, tag: Tag) -> StoredFile | None:
+        """Return what is stored as ``tag``."""
+        ...
+
     async def stored(self) -> list[StoredFile]:
         """Return everything stored, by tag."""
         ...
@@ -256,8 +272,8 @@ class Ledger(Protocol):
         """
         ...
 
-    async def collect(self, positions: Iterable[int], tags: Iterable[Tag]) -> list[Tag]:
-        """Remove these names, and of ``tags`` those stored files that no name is left for; return these.
+    async def collect(self, positions: Iterable[int], tags: Iterable[Tag]) -> Collected:
+        """Remove these names, and of ``tags`` those stored files that no name is left for.
 
         They are doomed: their objects are still there, until ``cleared``.
         """
@@ -275,9 +291,9 @@ class Ledger(Protocol):
         """Its object is gone."""
         ...
 
-    async def used_bytes(self, *, node: NodeId | None = None, prefix: str | None = None) -> int:
-        """Return how many bytes files (and open jobs) take that ``node`` put, or else whose name begins with
-        ``prefix``. Files that have lost all their names count for nobody."""
+    async def used_bytes(self, *, node: NodeId | None = None, prefix: str = "", without: Tag | None = None) -> int:
+        """Return how many bytes files (and open jobs) take that ``node`` put, or without one, whose name begins with
+        ``prefix``; ``without`` is not counted. Files that have lost all their names count for nobody."""
         ...
 
     async def scrubs(self) -> dict[Tag, Scrub]:
@@ -288,9 +304,10 @@ class Ledger(Protocol):
         """Remember how far a stored file has been read again."""
         ...
 
-    async def reopen(self, tag: Tag, durable: Bitmap, now: float) -> bool:
+    async def reopen(self, tag: Tag, durable: Bitmap, node: NodeId, now: float) -> bool:
         """A stored file has rotten chunks: it is an open job again, this node's own, which has ``durable``, and keeps
-        its names. False: it was not stored.
+        its names. ``node``, the storage node itself, claims it, so that nobody else's word ends it. False: it was not
+        stored.
 
         Raises:
             LeaseLost: another live node has done that already.

@@ -6,13 +6,13 @@ Nothing is decided here: what is due is decided in storage/keeping/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId, Tag
 from runtime.seam import Database
-from storage.ledger.base import Binding, Scrub
+from storage.ledger.base import Binding, Collected, Scrub, StoredFile
 
 KEEPING_SCHEMA = """
 -- How long names hold; without a row as long as the node's settings say. -1: for ever.
@@ -41,6 +41,10 @@ class KeepingSql:
     """A part of ``SqlLedger``."""
 
     _database: Database
+
+    def _files(self, cursor: Any, keys: Sequence[bytes]) -> list[StoredFile]:
+        """Return those of ``keys`` that are stored."""
+        raise AssertionError("a ledger must say what is stored")
 
     # --- names, and how long they hold ---
 
@@ -79,18 +83,27 @@ class KeepingSql:
 
     # --- what goes ---
 
-    async def collect(self, positions: Iterable[int], tags: Iterable[Tag]) -> list[Tag]:
+    async def collect(self, positions: Iterable[int], tags: Iterable[Tag]) -> Collected:
         rows, keys = list(positions), [tag.to_bytes() for tag in tags]
 
-        def work(cursor: Any) -> list[Tag]:
+        def work(cursor: Any) -> Collected:
+            names: dict[str, None] = {}
+            changed: dict[bytes, None] = {}
             for position in rows:
+                for name, key in list(cursor.execute("SELECT name, tag FROM files WHERE position = ?", (position,))):
+                    names[name] = changed[key] = None
                 cursor.execute("DELETE FROM files WHERE position = ?", (position,))
-            return [
+            for name in names:
+                # An earlier version that was not meant is the newest one now.
+                query = "SELECT tag FROM files WHERE name = ? ORDER BY position DESC LIMIT 1"
+                changed |= dict.fromkeys(key for (key,) in list(cursor.execute(query, (name,))))
+            doomed = [
                 Tag.from_bytes(key)
                 for key in keys
                 if next(cursor.execute("SELECT 1 FROM files WHERE tag = ? LIMIT 1", (key,)), None) is None
                 and _doom(cursor, key)
             ]
+            return Collected(doomed, self._files(cursor, sorted(changed)))
 
         return await self._database.transaction(work)
 
@@ -117,19 +130,21 @@ class KeepingSql:
 
     # --- who uses how much ---
 
-    async def used_bytes(self, *, node: NodeId | None = None, prefix: str | None = None) -> int:
-        condition, values = "node = ?", (node,)
+    async def used_bytes(self, *, node: NodeId | None = None, prefix: str = "", without: Tag | None = None) -> int:
+        condition: str = "node = ?"
+        values: tuple[str | int, ...] = (node or "",)
         if node is None:
-            assert prefix is not None
-            condition, values = "SUBSTR(name, 1, ?) = ?", (len(prefix), prefix)  # type: ignore[assignment]  # two shapes
+            condition, values = "SUBSTR(name, 1, ?) = ?", (len(prefix), prefix)
+        left_out = b"" if without is None else without.to_bytes()
 
         def work(cursor: Any) -> int:
             # UNION, not UNION ALL: a file of two names takes its room once.
             ((used,),) = cursor.execute(
-                f"SELECT COALESCE(SUM(size_bytes), 0) FROM (SELECT tag, size_bytes FROM files WHERE {condition} UNION"
-                " SELECT jobs.tag, jobs.size_bytes FROM claims JOIN jobs ON jobs.tag = claims.tag"
-                f" WHERE {condition}) AS used",
-                (*values, *values),
+                "SELECT COALESCE(SUM(size_bytes), 0) FROM ("
+                f"SELECT tag, size_bytes FROM files WHERE {condition} AND tag != ?"
+                " UNION SELECT jobs.tag, jobs.size_bytes FROM claims JOIN jobs ON jobs.tag = claims.tag"
+                f" WHERE {condition} AND jobs.tag != ?) AS used",
+                (*values, left_out, *values, left_out),
             )
             return int(used)
 
@@ -154,10 +169,10 @@ class KeepingSql:
 
         await self._database.transaction(work)
 
-    async def reopen(self, tag: Tag, durable: Bitmap, now: float) -> bool:
-        return await self._database.transaction(lambda cursor: self.write_reopen(cursor, tag, durable, now))
+    async def reopen(self, tag: Tag, durable: Bitmap, node: NodeId, now: float) -> bool:
+        return await self._database.transaction(lambda cursor: self.write_reopen(cursor, tag, durable, node, now))
 
-    def write_reopen(self, cursor: Any, tag: Tag, durable: Bitmap, now: float) -> bool:
+    def write_reopen(self, cursor: Any, tag: Tag, durable: Bitmap, node: NodeId, now: float) -> bool:
         """What ``reopen`` writes."""
         key = tag.to_bytes()
         if next(cursor.execute("SELECT 1 FROM jobs WHERE tag = ? AND state = 'stored'", (key,)), None) is None:
@@ -167,6 +182,7 @@ class KeepingSql:
             (durable.to_bytes(), int(now), key),
         )
         cursor.execute("INSERT INTO mending VALUES (?) ON CONFLICT DO NOTHING", (key,))
+        cursor.execute("INSERT INTO claims (tag, node, name) VALUES (?, ?, '') ON CONFLICT DO NOTHING", (key, node))
         return True
 
     async def mending(self) -> set[Tag]:

@@ -90,8 +90,7 @@ class PostgresLedger(SqlLedger):
     def _fence(self, cursor: Any, tag: Tag) -> None:
         row = next(cursor.execute("SELECT owner, epoch FROM leases WHERE tag = ? FOR SHARE", (tag.to_bytes(),)), None)
         if row is None or row[0] != self._node or row[1] != self._epochs.get(tag):
-            whose = "nobody's" if row is None else f"{row[0][:8]}'s, epoch {row[1]}"
-            raise LeaseLost(f"the job of {tag} is {whose}, not ours (any more)")
+            raise LeaseLost(tag, "it is nobody's" if row is None else f"it is {row[0][:8]}'s, epoch {row[1]}")
 
     def _taken(self, cursor: Any, tag: Tag) -> int | None:
         """Make a job ours if it may be; return the epoch."""
@@ -119,18 +118,18 @@ class PostgresLedger(SqlLedger):
         def work(cursor: Any) -> int:
             epoch = self._taken(cursor, manifest.tag)
             if epoch is None:
-                raise LeaseLost(f"the job of {manifest.tag} is another storage node's")
+                raise LeaseLost(manifest.tag, "another storage node is at it")
             self.write_open_job(cursor, manifest, node, names, now)
             return epoch
 
         self._epochs[manifest.tag] = await self._database.transaction(work)
 
-    async def reopen(self, tag: Tag, durable: Bitmap, now: float) -> bool:
+    async def reopen(self, tag: Tag, durable: Bitmap, node: NodeId, now: float) -> bool:
         def work(cursor: Any) -> int | None:
             epoch = self._taken(cursor, tag)
             if epoch is None:
-                raise LeaseLost(f"the job of {tag} is another storage node's")
-            return epoch if self.write_reopen(cursor, tag, durable, now) else None
+                raise LeaseLost(manifest.tag, "another storage node is at it")
+            return epoch if self.write_reopen(cursor, tag, durable, node, now) else None
 
         epoch = await self._database.transaction(work)
         if epoch is not None:

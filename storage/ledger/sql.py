@@ -93,6 +93,9 @@ class SqlLedger(KeepingSql):
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def _files(self, cursor: Any, keys: Sequence[bytes]) -> list[StoredFile]:
+        return stored_files(cursor, keys)
+
     def _fence(self, cursor: Any, tag: Tag) -> None:
         """Raise ``LeaseLost`` when ``tag``'s job is not this process's own."""
 
@@ -121,7 +124,8 @@ class SqlLedger(KeepingSql):
         empty = Bitmap(manifest.layout.chunks).to_bytes()
         cursor.execute(
             "INSERT INTO jobs VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT (tag) DO UPDATE"
-            " SET state = 'open', reason = '', moved_at = excluded.moved_at WHERE jobs.state != 'stored'",
+            " SET state = 'open', reason = '', moved_at = excluded.moved_at, size_bytes = excluded.size_bytes"
+            " WHERE jobs.state != 'stored'",
             (tag, manifest.size_bytes, empty, int(now)),
         )
         cursor.execute("INSERT INTO manifests VALUES (?, ?) ON CONFLICT DO NOTHING", (tag, manifest.joined_digests()))
@@ -290,6 +294,12 @@ class SqlLedger(KeepingSql):
             return stored_files(cursor, sorted(changed))
 
         return await self._database.transaction(work)
+
+    async def file(self, tag: Tag) -> StoredFile | None:
+        def work(cursor: Any) -> StoredFile | None:
+            return next(iter(stored_files(cursor, [tag.to_bytes()])), None)
+
+        return await self._database.read(work)
 
     async def stored(self) -> list[StoredFile]:
         def work(cursor: Any) -> list[StoredFile]:

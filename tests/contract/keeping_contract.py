@@ -46,16 +46,24 @@ class KeepingContract:
         await ledger.add_name(A.tag, ANNA, "two", 1.0)
         await store(ledger, B, ANNA, "three", 1.0)
         first, second, third = (one.position for one in await ledger.bindings())
-        assert await ledger.collect([first, third], [A.tag, B.tag]) == [B.tag]
+        collected = await ledger.collect([first, third], [A.tag, B.tag])
+        assert collected.doomed == [B.tag] and [file.names for file in collected.changed] == [("two",)]
         assert [(file.tag, file.names) for file in await ledger.stored()] == [(A.tag, ("two",))]
         assert await ledger.manifest(B.tag) is None and await ledger.doomed() == [B.tag]
         await ledger.cleared(B.tag)
         assert await ledger.doomed() == []
-        assert await ledger.collect([second], [A.tag, B.tag]) == [A.tag]
+        assert (await ledger.collect([second], [A.tag, B.tag])).doomed == [A.tag]
         assert await ledger.stored() == [] and await ledger.jobs() == []
         # Stored again it is there like any other.
         await store(ledger, A, ANNA, "one", 2.0)
         assert await ledger.doomed() == [] and len(await ledger.stored()) == 1
+
+    async def test_without_its_newest_file_a_name_is_the_one_s_before(self, ledger: Ledger) -> None:
+        await store(ledger, A, ANNA, "x", 1.0)
+        await store(ledger, B, BEN, "x", 2.0)
+        collected = await ledger.collect([(await ledger.bindings())[-1].position], [B.tag])
+        assert collected.doomed == [B.tag]
+        assert [(file.tag, file.names) for file in collected.changed] == [(A.tag, ("x",))]
 
     async def test_what_is_removed_loses_all_its_names(self, ledger: Ledger) -> None:
         await store(ledger, A, ANNA, "one", 1.0)
@@ -69,7 +77,7 @@ class KeepingContract:
     async def test_an_open_job_is_not_removed(self, ledger: Ledger) -> None:
         await ledger.open_job(A, ANNA, ["x"], 1.0)
         assert not await ledger.remove(A.tag)
-        assert await ledger.collect([], [A.tag]) == []
+        assert (await ledger.collect([], [A.tag])).doomed == []
         assert len(await ledger.jobs()) == 1 and await ledger.doomed() == []
 
     async def test_room_counts_once_for_who_put_it_and_for_where_its_names_begin(self, ledger: Ledger) -> None:
@@ -83,6 +91,8 @@ class KeepingContract:
         assert await ledger.used_bytes(prefix="filmsü") == 3 * MIB
         assert await ledger.used_bytes(prefix="") == 6 * MIB
         assert await ledger.used_bytes(prefix="films%") == 0
+        assert await ledger.used_bytes(node=BEN, without=A.tag) == 3 * MIB
+        assert await ledger.used_bytes(prefix="", without=B.tag) == 3 * MIB
         await ledger.end_job(B.tag, JobState.CANCELLED, "", 2.0)
         assert await ledger.used_bytes(node=BEN) == 3 * MIB
 
@@ -94,7 +104,7 @@ class KeepingContract:
         await ledger.set_scrub(A.tag, Scrub(chunk=0, due_at=2000))
         await ledger.set_scrub(B.tag, Scrub(chunk=0, due_at=1))
         assert await ledger.scrubs() == {A.tag: Scrub(chunk=0, due_at=2000)}
-        await ledger.reopen(A.tag, Bitmap.of(3, [0, 1]), 5.0)
+        await ledger.reopen(A.tag, Bitmap.of(3, [0, 1]), BEN, 5.0)
         await ledger.store(A.tag, [], 6.0)
         assert await ledger.scrubs() == {}
 
@@ -102,10 +112,11 @@ class KeepingContract:
         self, ledger: Ledger
     ) -> None:
         await store(ledger, A, ANNA, "a", 1.0)
-        assert await ledger.reopen(A.tag, Bitmap.of(3, [0, 2]), 5.0)
-        assert not await ledger.reopen(A.tag, Bitmap.of(3, [0]), 5.0), "it is no stored file any more"
+        assert await ledger.reopen(A.tag, Bitmap.of(3, [0, 2]), BEN, 5.0)
+        assert not await ledger.reopen(A.tag, Bitmap.of(3, [0]), BEN, 5.0), "it is no stored file any more"
         (kept,) = await ledger.jobs()
         assert (kept.job.state, list(kept.job.durable), kept.moved_at) == (JobState.OPEN, [0, 2], 5)
+        assert BEN in kept.job.uploaders
         assert await ledger.mending() == {A.tag} and await ledger.stored() == []
         await ledger.acknowledge([Acknowledgement(tag=A.tag, durable=Bitmap.full(3))], 6.0)
         (file,) = await ledger.store(A.tag, [], 7.0)
@@ -113,6 +124,6 @@ class KeepingContract:
 
     async def test_what_is_being_mended_can_be_removed(self, ledger: Ledger) -> None:
         await store(ledger, A, ANNA, "a", 1.0)
-        await ledger.reopen(A.tag, Bitmap(3), 5.0)
+        await ledger.reopen(A.tag, Bitmap(3), BEN, 5.0)
         assert await ledger.remove(A.tag)
         assert await ledger.jobs() == [] and await ledger.mending() == set() and await ledger.bindings() == []
