@@ -1,7 +1,7 @@
 """Chaos: put, SIGKILL a random process at a random moment, start it again; the file ends stored and identical.
 
-``make soak`` runs a thousand rounds (UPSWARM_SOAK_ROUNDS says how many, UPSWARM_SOAK_MIB of what size), the ordinary run
-five. UPSWARM_SOAK_SEED draws the same story again; what the processes do in between is theirs.
+``make soak`` runs a thousand rounds (UPSWARM_SOAK_ROUNDS says how many, UPSWARM_SOAK_MIB of what size), the ordinary
+run five. UPSWARM_SOAK_SEED draws the same story again; what the processes do in between is theirs.
 """
 
 from __future__ import annotations
