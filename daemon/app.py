@@ -110,13 +110,13 @@ class Daemon:
         self.tracker_link = TrackerLink(
             runtime,
             self.links,
-            keyring.tracker,
+            keyring.trackers,
             lambda: BeatStatus(lend=self.config.lend, paused=self.paused),
             self.book,
             self._told_by_tracker,
             on_connected=self._tracker_connected,
             keep_credentials=keeper.keep_credentials,
-            keep_tracker=keeper.keep_tracker,
+            keep_trackers=keeper.keep_trackers,
         )
         self.neighbours = Neighbours(self.links)
         self.desk = Desk(runtime.clock, library, self.engine, self.node)

@@ -48,6 +48,7 @@ WORD_BYTES_MAX = 64  # a feature, a state, a code
 SENTENCE_BYTES_MAX = 512  # a reason for people
 ADDRESS_BYTES_MAX = 272  # host (253) + ":" + port
 ADDRESSES_MAX = 8
+TRACKERS_MAX = 8  # of one swarm; one serves thousands of nodes
 FEATURES_MAX = 32
 NAMES_PER_TAG_MAX = 4
 

@@ -260,6 +260,16 @@ class Revocations(Message):
     revocations: bytes = _wire(kinds.Bytes(limits.REVOCATIONS_BYTES_MAX))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trackers(Message):
+    """Tracker -> node: the trackers of this swarm, any of which will do; this one is among them. Sent on connecting and
+    at every change by a tracker that is not the only one. May be ignored."""
+
+    TYPE: ClassVar[int] = 133
+
+    trackers: tuple[NodeAddress, ...] = _wire(kinds.ListOf(kinds.NodeAddressField(), limits.TRACKERS_MAX))
+
+
 # --- heartbeats ---
 
 

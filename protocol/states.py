@@ -34,6 +34,7 @@ _TO_TRACKER: tuple[type[m.Message], ...] = (
 _FROM_TRACKER: tuple[type[m.Message], ...] = (
     m.Renewed,
     m.Revocations,
+    m.Trackers,
     m.HeartbeatAnswer,
     m.WhereAnswer,
     m.NodesAnswer,

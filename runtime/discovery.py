@@ -93,12 +93,12 @@ class Discovery(Protocol):
 
 
 def introduce_tracker(link: TrackerLink, otherwise: Found) -> Found:
-    """Return a ``found`` that tells ``link`` where its tracker was seen, and passes on every other node."""
+    """Return a ``found`` that tells ``link`` where its trackers were seen, and passes on every other node."""
 
     def found(node: LanNode) -> None:
-        if node.node == link.tracker.node:
+        if any(node.node == tracker.node for tracker in link.trackers):
             for address in node.addresses:
-                link.add_address(address)
+                link.add_address(address, node.node)
         else:
             otherwise(node)
 

@@ -4,6 +4,9 @@ Decides when to dial again, when to beat, when what we hold is told, and when an
 orders mean, and what is asked for, is the program's business (``on_message``, ``ask``). A tracker that restarted has
 forgotten everything: the first beat's epoch and sequence tell it so, and it asks for the inventory in full.
 
+A swarm may have several trackers, and tells its nodes who they are. One is as good as another; each node begins with
+another one, by its id, so that they share the work, and stays until that one is gone. Then the next one's turn is.
+
 The words are in docs/protocol.md#heartbeat. The tracker's side is tracker/access.py.
 
 Considered: a beat every interval whether the last one was answered or not. A slow tracker then drowns in beats; with
@@ -12,6 +15,7 @@ one unanswered at a time it is beaten as fast as it can answer.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,7 +27,7 @@ from cryptography import x509
 
 from protocol import messages as m
 from protocol.errors import CommandError, LinkLost, NotFound, NotTrusted, RemoteProtocolError, StorageFull
-from protocol.ids import NodeAddress, Role
+from protocol.ids import NodeAddress, NodeId, Role
 from protocol.limits import ADDRESSES_MAX
 from runtime.identity import Credentials
 from runtime.inventory import InventorySource
@@ -44,7 +48,8 @@ ASK_SECONDS_MAX = 10.0
 # Full jitter (a draw from 0 to the ceiling): a thousand nodes that lost their tracker together come back one by one.
 RETRY_SECONDS_FIRST = 0.5
 RETRY_SECONDS_MAX = 30.0
-# Changes are told at once, and then no oftener than this; a file that has become whole, or is gone, waits only for others like it.
+# Changes are told at once, and then no oftener than this; a file that has become whole, or is gone, waits only for
+# others like it.
 INVENTORY_SECONDS_MIN = 0.5
 URGENT_SECONDS_MIN = 0.02
 RENEW_RETRY_SECONDS = 60.0
@@ -90,11 +95,11 @@ class _Question:
 
 
 class TrackerLink:
-    """The link to ``tracker``. The program runs ``run()`` beside ``links.run()``, and routes links of trackers from its
-    serve function to ``serve``.
+    """The link to one of ``trackers``. The program runs ``run()`` beside ``links.run()``, and routes links of trackers
+    from its serve function to ``serve``.
 
     ``on_message(message)``: orders, and whatever else is not dealt with here. ``on_connected()``: each time the link is
-    up again, after the first beat was posted. ``keep_credentials`` and ``keep_tracker`` make what the tracker told
+    up again, after the first beat was posted. ``keep_credentials`` and ``keep_trackers`` make what the tracker told
     durable (``KeyringKeeper``).
     """
 
@@ -102,16 +107,18 @@ class TrackerLink:
         self,
         runtime: Runtime,
         links: Links,
-        tracker: NodeAddress,
+        trackers: tuple[NodeAddress, ...],
         status: Callable[[], BeatStatus],
         inventory: InventorySource,
         on_message: Callable[[m.Message], None],
         *,
         on_connected: Callable[[], None] | None = None,
         keep_credentials: Callable[[Credentials], Awaitable[None]] | None = None,
-        keep_tracker: Callable[[NodeAddress], Awaitable[None]] | None = None,
+        keep_trackers: Callable[[tuple[NodeAddress, ...]], Awaitable[None]] | None = None,
     ) -> None:
-        self.tracker = tracker
+        own = links.credentials.node
+        self.trackers = tuple(sorted(trackers, key=lambda tracker: lot_of(own, tracker.node)))
+        self.tracker = self.trackers[0]  # the one that is dialled, or linked
         self._runtime = runtime
         self._links = links
         self._status = status
@@ -119,9 +126,9 @@ class TrackerLink:
         self._on_message = on_message
         self._on_connected = on_connected
         self._keep_credentials = keep_credentials
-        self._keep_tracker = keep_tracker
+        self._keep_trackers = keep_trackers
         self._random = Random(runtime.random.getrandbits(64))
-        self._found: dict[str, None] = {}  # further addresses, newest last
+        self._found: dict[tuple[NodeId, str], None] = {}  # further addresses of trackers, newest last
         self._link: Link | None = None
         self._one_link = trio.Lock()
         self._up = trio.Event()
@@ -201,14 +208,17 @@ class TrackerLink:
         """Beat without waiting for the interval: the status has changed."""
         self._beat_wanted.set()
 
-    def add_address(self, address: str) -> None:
-        """The tracker may also answer at ``address`` (found on the LAN): try it at once when not connected.
+    def add_address(self, address: str, tracker: NodeId | None = None) -> None:
+        """``tracker`` (None: the one that is dialled now) may also answer at ``address`` (found on the LAN): try it at
+        once when not connected.
 
         Only the handshake proves that it does.
         """
-        if address in self._found or address in self.tracker.addresses:
+        key = (tracker or self.tracker.node, address)
+        known = next((one for one in self.trackers if one.node == key[0]), None)
+        if known is None or key in self._found or address in known.addresses:
             return
-        self._found[address] = None
+        self._found[key] = None
         while len(self._found) > ADDRESSES_MAX:
             del self._found[next(iter(self._found))]
         self._found_more.set()
@@ -244,10 +254,14 @@ class TrackerLink:
                     trouble = str(error)
                 # A tracker that lets us in and throws us out again is none that is back.
                 failures = 0 if self._beats_answered > answered_before else failures + 1
+                if failures:
+                    self.tracker = self._after(self.tracker)
                 if failures < 2 or trouble != self._trouble:
                     log.warning("tracker not connected", reason=trouble)
                 self._trouble = trouble
-                ceiling = min(RETRY_SECONDS_MAX, RETRY_SECONDS_FIRST * 2 ** min(failures, 16))
+                # Having asked all of them in vain is what makes us wait longer.
+                rounds = failures // len(self.trackers)
+                ceiling = min(RETRY_SECONDS_MAX, RETRY_SECONDS_FIRST * 2 ** min(rounds, 16))
                 with trio.move_on_after(self._random.uniform(0, ceiling)):
                     await self._found_more.wait()
         finally:
@@ -256,8 +270,13 @@ class TrackerLink:
 
     def _target(self) -> NodeAddress:
         # What was found last is likelier to be true than what was written down at join.
-        addresses = (*self.tracker.addresses[:1], *reversed(self._found), *self.tracker.addresses[1:])
+        found = [address for node, address in reversed(self._found) if node == self.tracker.node]
+        addresses = (*self.tracker.addresses[:1], *found, *self.tracker.addresses[1:])
         return NodeAddress(self.tracker.node, Role.TRACKER, addresses[:ADDRESSES_MAX])
+
+    def _after(self, tracker: NodeAddress) -> NodeAddress:
+        nodes = [one.node for one in self.trackers]
+        return self.trackers[(nodes.index(tracker.node) + 1) % len(nodes)]
 
     async def serve(self, link: Link) -> None:
         """Speak on ``link`` until it ends. A second link, or one that we did not dial, is closed."""
@@ -310,10 +329,24 @@ class TrackerLink:
             return
         others = tuple(other for other in known if other != address)
         self.tracker = NodeAddress(self.tracker.node, Role.TRACKER, (address, *others)[:ADDRESSES_MAX])
-        self._found.pop(address, None)
-        if self._keep_tracker is not None:
+        self._found.pop((self.tracker.node, address), None)
+        await self._keep(tuple(self.tracker if one.node == self.tracker.node else one for one in self.trackers))
+
+    async def _learn_trackers(self, told: m.Trackers) -> None:
+        """Go by this list from now on. Where the one that answers us may be dialled, we know better than anybody."""
+        others = {one.node: one for one in told.trackers if one.role is Role.TRACKER and one.addresses}
+        others.pop(self.tracker.node, None)
+        own = self._links.credentials.node
+        found = sorted((self.tracker, *others.values()), key=lambda tracker: lot_of(own, tracker.node))
+        if tuple(found) != self.trackers:
+            log.info("trackers", count=len(found))
+            await self._keep(tuple(found))
+
+    async def _keep(self, trackers: tuple[NodeAddress, ...]) -> None:
+        self.trackers = trackers
+        if self._keep_trackers is not None:
             try:
-                await self._keep_tracker(self.tracker)
+                await self._keep_trackers(trackers)
             except StorageFull as error:
                 log.warning("tracker address not kept", reason=str(error))
 
@@ -326,6 +359,8 @@ class TrackerLink:
             self._answer(message)
         elif isinstance(message, m.Revocations):
             await self._revoke(message)
+        elif isinstance(message, m.Trackers):
+            await self._learn_trackers(message)
         else:
             self._on_message(message)
 
@@ -449,6 +484,11 @@ class TrackerLink:
             raise NotTrusted(f"a certificate for {after.peer.role} {after.node[:8]}, not for us")
         log.info("certificate renewed")
         await self._use(after)
+
+
+def lot_of(node: NodeId, tracker: NodeId) -> bytes:
+    """Return what a node sorts its trackers by: another order for each node, the same at each start."""
+    return hashlib.sha256(f"{node}{tracker}".encode()).digest()
 
 
 def renewal_due(certificate: bytes) -> float:

@@ -4,7 +4,7 @@
     certificate.pem   ours; there last, so that its presence says "joined"
     authority.pem     the swarm's authorities, ours first
     revocations.der   who was shut out, signed by an authority
-    tracker.json      {"node": id, "addresses": ["host:port", ...]}
+    tracker.json      {"node": id, "addresses": ["host:port", ...], "others": [as many of these, when there are more]}
     name.txt          what this node was called when it joined; for people
 
 Every file is replaced as a whole and durably: after a crash it is the old one or the new one. Who may be a member is
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.errors import ConfigError, NotTrusted
 from protocol.ids import NodeAddress, Role, parse_address, parse_node_id
-from protocol.limits import ADDRESSES_MAX, REVOCATIONS_BYTES_MAX
+from protocol.limits import ADDRESSES_MAX, REVOCATIONS_BYTES_MAX, TRACKERS_MAX
 from runtime.identity import Credentials, read_private_key
 from runtime.links import shorten
 from runtime.seam import Disk, Runtime
@@ -41,12 +41,18 @@ _PEM_BYTES_MAX = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Who a node is, whom it trusts, where its tracker answers, and what people call it (may be empty)."""
+    """Who a node is, whom it trusts, where its trackers answer, and what people call it (may be empty)."""
 
     folder: Path
     credentials: Credentials
     tracker: NodeAddress
     name: str = ""
+    others: tuple[NodeAddress, ...] = ()  # further trackers
+
+    @property
+    def trackers(self) -> tuple[NodeAddress, ...]:
+        """All of them."""
+        return (self.tracker, *self.others)
 
 
 async def load_keyring(runtime: Runtime, folder: Path) -> Keyring:
@@ -71,7 +77,7 @@ async def save_keyring(runtime: Runtime, keyring: Keyring) -> None:
         disk.write_small(keyring.folder / KEY, credentials.private_pem(), mode=0o600)
         disk.write_small(keyring.folder / AUTHORITY, b"".join(map(_pem, credentials.authorities)), mode=0o644)
         disk.write_small(keyring.folder / REVOCATIONS, credentials.revocations, mode=0o644)
-        disk.write_small(keyring.folder / TRACKER, _tracker_json(keyring.tracker), mode=0o644)
+        disk.write_small(keyring.folder / TRACKER, _trackers_json(keyring.trackers), mode=0o644)
         disk.write_small(keyring.folder / NAME, keyring.name.encode("utf-8"), mode=0o644)
         disk.write_small(keyring.folder / CERTIFICATE, _pem(credentials.certificate), mode=0o644)
 
@@ -137,9 +143,9 @@ class KeyringKeeper:
         self.keyring = replace(self.keyring, credentials=credentials)
         await self._write()
 
-    async def keep_tracker(self, tracker: NodeAddress) -> None:
-        """Make the tracker's addresses durable. Raises as above."""
-        self.keyring = replace(self.keyring, tracker=tracker)
+    async def keep_trackers(self, trackers: tuple[NodeAddress, ...]) -> None:
+        """Make the trackers, and where they may be dialled, durable. Raises as above."""
+        self.keyring = replace(self.keyring, tracker=trackers[0], others=trackers[1:])
         await self._write()
 
     async def _write(self) -> None:
@@ -150,8 +156,8 @@ class KeyringKeeper:
                 changed.append((REVOCATIONS, keyring.credentials.revocations))
             if keyring.credentials.certificate != before.credentials.certificate:
                 changed.append((CERTIFICATE, _pem(keyring.credentials.certificate)))
-            if keyring.tracker != before.tracker:
-                changed.append((TRACKER, _tracker_json(keyring.tracker)))
+            if keyring.trackers != before.trackers:
+                changed.append((TRACKER, _trackers_json(keyring.trackers)))
 
             def write() -> None:
                 for name, data in changed:
@@ -173,7 +179,7 @@ def _load(disk: Disk, folder: Path) -> Keyring:
         certificates = _certificates(disk.read_small(folder / CERTIFICATE, _PEM_BYTES_MAX), folder / CERTIFICATE)
         authorities = _certificates(disk.read_small(folder / AUTHORITY, _PEM_BYTES_MAX), folder / AUTHORITY)
         revocations = disk.read_small(folder / REVOCATIONS, REVOCATIONS_BYTES_MAX)
-        tracker = _read_tracker(disk.read_small(folder / TRACKER, _PEM_BYTES_MAX), folder / TRACKER)
+        trackers = _read_trackers(disk.read_small(folder / TRACKER, _PEM_BYTES_MAX), folder / TRACKER)
     except OSError as error:
         raise ConfigError(
             f"{error.filename or folder}: {error.strerror or error}; restore it, or run upswarm leave and join again"
@@ -182,7 +188,7 @@ def _load(disk: Disk, folder: Path) -> Keyring:
         credentials = Credentials.of(key, certificates[0], authorities, revocations)
     except NotTrusted as error:
         raise ConfigError(f"{folder}: its files do not fit each other: {error}; restore them, or join again") from error
-    return Keyring(folder, credentials, tracker, _read_name(disk, folder / NAME))
+    return Keyring(folder, credentials, trackers[0], _read_name(disk, folder / NAME), trackers[1:])
 
 
 def _load_key(disk: Disk, folder: Path) -> Ed25519PrivateKey:
@@ -223,20 +229,31 @@ def _read_name(disk: Disk, path: Path) -> str:
         return ""  # Only for people: whoever joined before names were kept, or lost this file, is none the worse.
 
 
-def _tracker_json(tracker: NodeAddress) -> bytes:
-    return json.dumps({"node": tracker.node, "addresses": list(tracker.addresses)}, indent=2).encode("utf-8") + b"\n"
+def _trackers_json(trackers: tuple[NodeAddress, ...]) -> bytes:
+    written = [{"node": tracker.node, "addresses": list(tracker.addresses)} for tracker in trackers]
+    # The first one stands where a node of an older version looks for the only one.
+    others = {"others": written[1:]} if written[1:] else {}
+    return json.dumps(written[0] | others, indent=2).encode("utf-8") + b"\n"
 
 
-def _read_tracker(data: bytes, where: Path) -> NodeAddress:
+def _read_trackers(data: bytes, where: Path) -> tuple[NodeAddress, ...]:
     try:
         raw = json.loads(data)
-        if not isinstance(raw, dict) or not isinstance(raw.get("addresses"), list):
-            raise ValueError("an object was expected")
-        addresses = tuple(str(text) for text in raw["addresses"][:ADDRESSES_MAX])
-        for text in addresses:
-            parse_address(text)
-        return NodeAddress(parse_node_id(str(raw.get("node"))), Role.TRACKER, addresses)
+        first = _read_tracker(raw)
+        others = raw.get("others", [])
+        if not isinstance(others, list):
+            raise ValueError("others: a list was expected")
+        return (first, *map(_read_tracker, others[: TRACKERS_MAX - 1]))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f'{where}: {error}; {{"node": "ID", "addresses": ["HOST:PORT"]}} would be right, or join again'
         ) from error
+
+
+def _read_tracker(raw: object) -> NodeAddress:
+    if not isinstance(raw, dict) or not isinstance(raw.get("addresses"), list):
+        raise ValueError("an object was expected")
+    addresses = tuple(str(text) for text in raw["addresses"][:ADDRESSES_MAX])
+    for text in addresses:
+        parse_address(text)
+    return NodeAddress(parse_node_id(str(raw.get("node"))), Role.TRACKER, addresses)

@@ -63,6 +63,12 @@ MESSAGES: dict[str, m.Message] = {
     "renew": m.Renew(request=1),
     "renewed": m.Renewed(request=1, certificate=some("certificate", 40)),
     "revocations": m.Revocations(revocations=some("revocations", 20)),
+    "trackers": m.Trackers(
+        trackers=(
+            NodeAddress(node("tracker"), Role.TRACKER, ("192.0.2.1:4100",)),
+            NodeAddress(node("other tracker"), Role.TRACKER, ("198.51.100.2:4100", "[2001:db8::2]:4100")),
+        )
+    ),
     "heartbeat": m.Heartbeat(number=9, epoch=2**53, sequence=12, room_bytes=2**40, lend=False, paused=True),
     "heartbeat answer": m.HeartbeatAnswer(number=9, interval_milliseconds=5000, inventory_wanted=True),
     "inventory in full": m.Inventory(epoch=2**53, sequence=1, full=True, held=(HOLDING,), dropped=()),

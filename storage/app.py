@@ -133,13 +133,13 @@ class StorageNode:
         self.tracker_link = TrackerLink(
             runtime,
             self.links,
-            keyring.tracker,
+            keyring.trackers,
             lambda: BeatStatus(room_bytes=self.room.last_free_bytes),
             self.shelf.book,
             self._told_by_tracker,
             on_connected=self.reporter.announce_all,
             keep_credentials=keeper.keep_credentials,
-            keep_tracker=keeper.keep_tracker,
+            keep_trackers=keeper.keep_trackers,
         )
         self.listen = ""
         self._discovery = discovery

@@ -60,7 +60,7 @@ class TestRedisIndex(IndexContract):
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(60):
-        while not condition():  # noqa: ASYNC110  # nobody tells us
+        while not condition():  # nobody tells us
             await trio.sleep(0.05)
 
 

@@ -190,7 +190,7 @@ class FalsePeer:
         self._links = Links(runtime, keyring.credentials, name="liar", serve=self._serve)
         self._book = InventoryBook(runtime.random.getrandbits(50))
         self._book.hold(held)
-        self._tracker = TrackerLink(runtime, self._links, keyring.tracker, BeatStatus, self._book, self._on_message)
+        self._tracker = TrackerLink(runtime, self._links, keyring.trackers, BeatStatus, self._book, self._on_message)
         self._nursery: trio.Nursery | None = None
         self._open: dict[Link, None] = {}
         self._opened = trio.Condition()

@@ -309,13 +309,13 @@ async def test_the_mailbox_keeps_the_newest_news_of_each_node_and_outlives_trio(
 
 def test_a_tracker_seen_on_the_lan_is_told_to_its_link() -> None:
     class Link:
-        tracker = NodeAddress(node("tracker"), Role.TRACKER, ())
+        trackers = (NodeAddress(node("tracker"), Role.TRACKER, ()), NodeAddress(node("other"), Role.TRACKER, ()))
 
         def __init__(self) -> None:
-            self.told: list[str] = []
+            self.told: list[tuple[str, NodeId]] = []
 
-        def add_address(self, address: str) -> None:
-            self.told.append(address)
+        def add_address(self, address: str, tracker: NodeId) -> None:
+            self.told.append((address, tracker))
 
     link, others = Link(), []
     found = introduce_tracker(link, others.append)  # type: ignore[arg-type]
@@ -323,4 +323,10 @@ def test_a_tracker_seen_on_the_lan_is_told_to_its_link() -> None:
     false = LanNode(node("impostor"), Role.TRACKER, ("192.0.2.3:1",))
     found(tracker)
     found(false)
-    assert link.told == ["192.0.2.1:1", "192.0.2.2:1"] and others == [false]
+    found(LanNode(node("other"), Role.TRACKER, ("192.0.2.4:1",)))
+    assert link.told == [
+        ("192.0.2.1:1", node("tracker")),
+        ("192.0.2.2:1", node("tracker")),
+        ("192.0.2.4:1", node("other")),
+    ]
+    assert others == [false]

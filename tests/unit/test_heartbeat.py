@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import trio
 from support.memory_network import MemoryHub
-from support.pairs import some_tag
+from support.pairs import node, some_tag
 from support.runtimes import TestClock, memory_runtime
 from support.swarm import SwarmCa
 
@@ -27,6 +27,7 @@ from runtime.heartbeat import (
     URGENT_SECONDS_MIN,
     BeatStatus,
     TrackerLink,
+    lot_of,
     renewal_due,
 )
 from runtime.identity import Credentials
@@ -119,13 +120,13 @@ class World:
         self.link = TrackerLink(
             self.runtime,
             self.links,
-            self.tracker_node,
+            (self.tracker_node,),
             lambda: self.status,
             self.book,
             self.heard.append,
             on_connected=lambda: self.connected_times.append(trio.current_time()),
             keep_credentials=self.keep,
-            keep_tracker=self.keep_tracker,
+            keep_trackers=self.keep_trackers,
         )
         self._tracker_scope: trio.CancelScope | None = None
         self.nursery: trio.Nursery
@@ -140,9 +141,9 @@ class World:
             raise StorageFull("no room")
         self.kept.append(credentials)
 
-    async def keep_tracker(self, tracker: NodeAddress) -> None:
+    async def keep_trackers(self, trackers: tuple[NodeAddress, ...]) -> None:
         await trio.lowlevel.checkpoint()
-        self.kept_addresses.append(tracker)
+        self.kept_addresses.append(trackers[0])
 
     async def start_tracker(self, port: int = PORT) -> None:
         scope = trio.CancelScope()
@@ -601,3 +602,51 @@ async def test_what_nobody_misses_goes_to_a_tracker_that_likes_it_and_while_the_
         assert w.link.offer(shown, "job-maps") and posted == [shown]
         monkeypatch.setattr(link, "_control_bytes", 1 << 20)
         assert not w.link.offer(shown, "job-maps") and posted == [shown]
+
+
+# --- several trackers ---
+
+
+async def test_trackers_that_were_told_are_kept_and_the_next_one_is_dialled_when_ours_is_gone(autojump_clock) -> None:
+    async with world() as w:
+        await until(lambda: w.tracker.beats)
+        other = NodeAddress(w.ca.node("other"), Role.TRACKER, (f"10.0.0.3:{PORT}",))
+        nameless = NodeAddress(w.ca.node("nameless"), Role.TRACKER, ())
+        listed = m.Trackers(trackers=(other, w.tracker_node, nameless))
+        w.tracker.live()[0].post(listed)
+        await until(lambda: len(w.link.trackers) == 2)
+        assert set(w.link.trackers) == {other, w.tracker_node} and w.link.tracker == w.tracker_node
+
+        met = FakeTracker(w)
+        runtime = memory_runtime(w.hub.host("10.0.0.3"), clock=w.clock, name="other")
+        links = Links(runtime, w.ca.credentials("other", Role.TRACKER), name="other", serve=met.serve)
+        listener = await runtime.network.listen("0.0.0.0", PORT)
+        async with trio.open_nursery() as elsewhere:
+            await elsewhere.start(links.run, (listener,))
+            await w.stop_tracker(crash=True)
+            assert await until(lambda: met.beats) < 3
+            assert w.link.tracker.node == other.node and w.link.connected
+            await until(lambda: met.held == {item.tag: item for item in w.book})
+            before = len(w.tracker.beats)
+            await w.start_tracker()
+            w.hub.reset_all()
+            elsewhere.cancel_scope.cancel()
+        assert await until(lambda: len(w.tracker.beats) > before) < 6, "and back"
+
+
+async def test_a_list_without_the_tracker_that_answers_does_not_make_us_forget_it(autojump_clock) -> None:
+    async with world() as w:
+        await until(lambda: w.tracker.beats)
+        other = NodeAddress(w.ca.node("other"), Role.TRACKER, (f"10.0.0.3:{PORT}",))
+        w.tracker.live()[0].post(m.Trackers(trackers=(other,)))
+        await until(lambda: len(w.link.trackers) == 2)
+        await w.stop_tracker(crash=True)
+        await trio.sleep(30)
+        await w.start_tracker()
+        assert await until(lambda: w.link.connected) <= RETRY_SECONDS_MAX
+
+
+def test_nodes_begin_with_different_trackers_and_each_with_the_same_one_always() -> None:
+    trackers = [node(f"tracker {number}") for number in range(3)]
+    first = [min(trackers, key=lambda tracker: lot_of(node(f"n{number}"), tracker)) for number in range(300)]
+    assert all(70 < first.count(tracker) < 130 for tracker in trackers)

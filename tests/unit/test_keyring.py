@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from support.pairs import node
 from support.swarm import SwarmCa
 
 from protocol.errors import ConfigError, StorageBroken
@@ -166,18 +167,19 @@ async def test_the_keeper_writes_what_changed_and_never_an_older_state(
     newer = keyring.credentials.with_revocations(swarm_ca.revocations(2, ["mallory"]))
     newest = newer.with_revocations(swarm_ca.revocations(3, ["mallory", "eve"]))
     elsewhere = NodeAddress(keyring.tracker.node, Role.TRACKER, ("192.0.2.9:1",))
+    other = NodeAddress(node("other tracker"), Role.TRACKER, ("192.0.2.10:1", "192.0.2.11:2"))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.keep_tracker, elsewhere)
+        nursery.start_soon(keeper.keep_trackers, (elsewhere, other))
         await keeper.keep_credentials(newer)
         await keeper.keep_credentials(newest)
     loaded = await load_keyring(runtime, keyring.folder)
-    assert loaded.credentials.revocations_number == 3 and loaded.tracker == elsewhere
+    assert loaded.credentials.revocations_number == 3 and loaded.trackers == (elsewhere, other)
     unchanged = {name for name in FILES if (keyring.folder / name).stat().st_mtime_ns == before[name]}
     assert unchanged == {KEY, CERTIFICATE, AUTHORITY, NAME}
     renewed = swarm_ca.credentials("node", Role.STORAGE, issued=swarm_ca.now + 60).certificate
     await keeper.keep_credentials(newest.with_certificate(renewed))
     assert (await load_keyring(runtime, keyring.folder)).credentials.certificate == renewed
-    assert keeper.keyring.tracker == elsewhere
+    assert keeper.keyring.trackers == (elsewhere, other)
 
 
 async def test_a_node_remembers_what_it_was_called_when_it_joined(runtime, keyring: Keyring) -> None:

@@ -86,7 +86,7 @@ def test_type_numbers_are_unique_and_belong_to_one_class_each() -> None:
     declared = [thing for thing in vars(m).values() if isinstance(thing, type) and issubclass(thing, m.Message)]
     assert len(declared) - 1 == len(m.MESSAGES)  # all but the base class
     assert {kind for number, kind in m.MESSAGES.items() if number >= m.CRITICAL_TYPES_END} == {
-        *(m.JobMap, m.Suggest, m.Lend, m.Assign, m.RelayOrder)
+        *(m.JobMap, m.Suggest, m.Lend, m.Assign, m.RelayOrder, m.Trackers)
     }
 
 
