@@ -20,8 +20,7 @@ from protocol.bitmap import Bitmap
 from protocol.errors import ChunkMissing, StorageBroken, StorageFull
 from protocol.ids import NodeId
 from runtime.seam import Runtime
-from storage.jobs import Job
-from storage.ledger.base import Acknowledgement, Ledger
+from storage.ledger.base import Acknowledgement, LeaseLost, Ledger
 from storage.room import ROOM_SECONDS_BETWEEN
 from storage.shelf import LiveJob
 
@@ -29,6 +28,9 @@ log = structlog.get_logger()
 
 # fdatasync calls at once: enough for a disk to order them, few enough to leave threads for the rest.
 SYNCS_MAX = 8
+
+
+Groups = dict[LiveJob, dict[int, dict[NodeId, int]]]
 
 
 def _sums(pending: Mapping[int, Mapping[NodeId, int]]) -> dict[NodeId, int]:
@@ -39,10 +41,12 @@ def _sums(pending: Mapping[int, Mapping[NodeId, int]]) -> dict[NodeId, int]:
     return total
 
 
-def _with(job: Job, pending: Mapping[int, Mapping[NodeId, int]]) -> Acknowledgement:
+def _with(entry: LiveJob, pending: Mapping[int, Mapping[NodeId, int]]) -> Acknowledgement:
+    job = entry.job
     durable = job.durable | Bitmap.of(job.durable.length, pending)
     pushed = {node: job.pushed.get(node, 0) + count for node, count in _sums(pending).items()}
-    return Acknowledgement(tag=job.tag, durable=durable, pushed=pushed)
+    apart = entry.parts.begun.apart & durable if entry.parts is not None else None
+    return Acknowledgement(tag=job.tag, durable=durable, pushed=pushed, apart=apart)
 
 
 class Durability:
@@ -78,17 +82,19 @@ class Durability:
             if groups:
                 await self._acknowledge(groups)
 
-    async def _acknowledge(self, groups: dict[LiveJob, dict[int, dict[NodeId, int]]]) -> None:
+    async def _acknowledge(self, groups: Groups) -> None:
         limit = trio.CapacityLimiter(SYNCS_MAX)
         failures: list[StorageBroken] = []
         async with trio.open_nursery() as syncs:
-            for entry in groups:
+            for entry, pending in groups.items():
+                if entry.parts is not None and all(chunk in entry.parts.begun.words for chunk in pending):
+                    continue  # they are in the store; what the spool file has of them is for reading only
                 syncs.start_soon(self._sync, entry, limit, failures, name=f"sync {entry.tag.root.hex()[:8]}")
         if failures:
             raise failures[0]
         # Of a job that was ended meanwhile nobody knows whether its file was still open for the sync.
         groups = {entry: pending for entry, pending in groups.items() if entry.working}
-        await self._write([_with(entry.job, pending) for entry, pending in groups.items()])
+        groups = await self._write(groups)
         for entry, pending in groups.items():
             if entry.working:
                 entry.job.acknowledge(pending, _sums(pending))
@@ -106,11 +112,19 @@ class Durability:
                 # Handed over by hand: a nursery would wrap it into a group.
                 failures.append(error)
 
-    async def _write(self, batch: list[Acknowledgement]) -> None:
-        while batch:
+    async def _write(self, groups: Groups) -> Groups:
+        """Write them down; return those whose jobs are still ours."""
+        while groups:
             try:
+                batch = [_with(entry, pending) for entry, pending in groups.items()]
                 await self._ledger.acknowledge(batch, self._runtime.clock.wall())
-                return
+                return groups
             except StorageFull as error:
                 log.warning("ledger has no room; chunks wait for their acknowledgement", reason=str(error))
                 await trio.sleep(ROOM_SECONDS_BETWEEN)
+            except LeaseLost as error:
+                for entry in groups:
+                    if entry.tag == error.tag:
+                        entry.disown(str(error))
+                groups = {entry: pending for entry, pending in groups.items() if entry.working}
+        return groups

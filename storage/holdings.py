@@ -40,7 +40,7 @@ class StorageHoldings:
             return Held(Layout.of_size(file.size_bytes), Bitmap.full(tag.chunks), own=True)
         entry = self._shelf.live.get(tag)
         if entry is not None:
-            return Held(entry.job.manifest.layout, entry.job.durable, own=True)
+            return Held(entry.job.manifest.layout, entry.readable, own=True)
         return None
 
     async def manifest(self, tag: Tag) -> Manifest | None:
@@ -58,8 +58,8 @@ class StorageHoldings:
         """
         entry = self._shelf.live.get(tag)
         if entry is not None:
-            if chunk not in entry.job.durable:
-                raise ChunkMissing(f"chunk {chunk} of {tag} is not durable yet")
+            if chunk not in entry.readable:
+                raise ChunkMissing(f"chunk {chunk} of {tag} is not durable yet, or is in the store alone")
             try:
                 async with entry.spool.use() as spool:
                     await spool.read_block(chunk, offset, target)

@@ -6,6 +6,9 @@
     store:   the backend takes the file (fsync, rename, fsync of the folders)
     ledger:  job state and names in one transaction; only then anybody hears "stored"
 
+A large file goes into a store of parts while it is still being filled (parts.py): there the store judges each part by
+its digest, so that nothing is read back, and "store" is only the word that makes an object of all parts.
+
 A SIGKILL between any two steps is mended at the next start by recovery.py. A full disk pauses a job, with a reason,
 until there is room; a failed fsync ends the process. Who may open a job, and what it is granted, is not decided here
 (desk.py, jobs.py).
@@ -13,7 +16,7 @@ until there is room; a failed fsync ends the process. Who may open a job, and wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -21,7 +24,8 @@ import trio
 
 from exchange.engine import Engine
 from exchange.spool import Spool
-from protocol.errors import ChunkMissing, StorageFull, StorageUnavailable
+from protocol.bitmap import Bitmap
+from protocol.errors import ChunkMissing, SizeRefuted, StorageFull, StorageUnavailable
 from protocol.ids import NodeId, Tag
 from protocol.manifest import Manifest
 from protocol.messages import JobState
@@ -31,14 +35,27 @@ from storage.backends.base import Backend
 from storage.commit import rotten_in_spool
 from storage.durability import Durability
 from storage.jobs import Job
-from storage.ledger.base import Ledger
+from storage.ledger.base import LeaseLost, Ledger
 from storage.maps import Makers
+from storage.parts import Begun, PartPolicy, PartUpload, found
 from storage.reports import Reporter
 from storage.room import ROOM_SECONDS_BETWEEN, Room
 from storage.shared import Shared, Turns
 from storage.shelf import LiveJob, Shelf
 
 log = structlog.get_logger()
+
+
+# ``await help_direct(entry, parts, durability)``: let helpers put parts by themselves, until cancelled.
+HelpDirect = Callable[[LiveJob, PartUpload, Durability], Awaitable[None]]
+
+
+def _is_there(runtime: Runtime, path: Path) -> bool:
+    try:
+        runtime.disk.status(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def spool_path(folder: Path, tag: Tag) -> Path:
@@ -59,6 +76,8 @@ class Intake:
         reporter: Reporter,
         room: Room,
         spool_folder: Path,
+        parts: PartPolicy | None = None,
+        help_direct: HelpDirect | None = None,
     ) -> None:
         self.turns: Turns[Tag] = Turns()
         self._runtime = runtime
@@ -69,6 +88,8 @@ class Intake:
         self._reporter = reporter
         self._room = room
         self._spool_folder = spool_folder
+        self._parts = parts
+        self._help_direct = help_direct
         self._durability = Durability(runtime, ledger, self._acknowledged)
         self._jobs: trio.Nursery | None = None
 
@@ -95,19 +116,23 @@ class Intake:
         spool = await self._open_spool(manifest)
         try:
             await self._ledger.open_job(manifest, node, names, self._runtime.clock.wall())
-        except StorageFull:
+        except (StorageFull, LeaseLost):
             await spool.aclose()
             if tag not in self._shelf.resting:
                 await self.remove_spool(tag)
             raise
         job = self._shelf.resting[tag].job if tag in self._shelf.resting else Job(manifest)
+        # The desk took another size only if it can be true: what is durable is right by both.
+        job.manifest = manifest
         for name in names:
             job.claim(node, name)
-        return self._begin(job, spool)
+        return self._begin(job, spool, begun=await self._begun(job, job.durable))
 
-    async def resume(self, job: Job) -> None:
-        """Go on with a job that was open when the process ended. One that has no room any more fails."""
+    async def resume(self, job: Job, *, ours: bool = True) -> None:
+        """Go on with an open job, of a process before or of another node. One that has no room any more fails. The
+        caller has its turn, or nobody else is there yet. ``ours``: what is durable may be in our spool file."""
         try:
+            begun = await self._begun(job, job.durable if ours else Bitmap(job.tag.chunks))
             spool = await self._open_spool(job.manifest)
         except StorageFull as error:
             job.fail(f"no room to go on: {error}")
@@ -116,7 +141,30 @@ class Intake:
             self._shelf.put_resting(job, wall)
             log.warning("job failed", tag=str(job.tag), reason=job.reason)
             return
-        self._begin(job, spool)
+        self._begin(job, spool, begun=begun)
+
+    async def _begun(self, job: Job, local: Bitmap) -> Begun | None:
+        """Return how far a job's parts have come; None: it has none. ``local``: what is durable in the spool file, if
+        that file is there, and beside what is apart."""
+        if self._parts is None or not self._parts.store.takes(job.manifest.size_bytes):
+            return None
+        kept = await self._ledger.take(job.tag)
+        if kept is None:
+            raise LeaseLost(job.tag, "another storage node is at it")
+        path = spool_path(self._spool_folder, job.tag)
+        if not await self._runtime.run_sync(_is_there, self._runtime, path):
+            local = Bitmap(job.tag.chunks)
+        elif kept.upload is not None:
+            local = local - kept.upload.apart
+        while True:
+            try:
+                begun = await found(self._ledger, self._parts.store, kept, local)
+            except StorageUnavailable as error:
+                log.warning("job waits for the store", tag=str(job.tag), reason=str(error))
+                await trio.sleep(error.retry_after_seconds)
+                continue
+            job.durable = kept.job.durable
+            return begun
 
     async def set_aside(self, entry: LiveJob) -> Job:
         """Stop the work on an open job, without its end: nobody is told, and the caller begins it again (``go_on``)
@@ -136,7 +184,8 @@ class Intake:
         Raises:
             StorageFull: no room for the spool file.
         """
-        entry = self._begin(job, await self._open_spool(job.manifest), audience)
+        begun = await self._begun(job, job.durable)
+        entry = self._begin(job, await self._open_spool(job.manifest), audience, begun)
         # Whoever downloads it hears of the chunks that came all at once.
         self._engine.gained(job.tag, list(job.durable))
         return entry
@@ -162,14 +211,29 @@ class Intake:
 
         await self._runtime.run_sync(work)
 
-    def _begin(self, job: Job, spool: Spool, audience: Iterable[Link] = ()) -> LiveJob:
+    async def forget_upload(self, tag: Tag) -> None:
+        """Abort what the store has of a job that nobody is to go on with. The caller has its turn."""
+        upload = (await self._ledger.uploads()).get(tag)
+        if upload is None or self._parts is None:
+            return
+        await self._ledger.drop_upload(tag)
+        try:
+            await self._parts.store.abort(tag, upload)
+        except StorageUnavailable as error:
+            log.warning("an upload could not be aborted; it is later", tag=str(tag), reason=str(error))
+
+    def _begin(self, job: Job, spool: Spool, audience: Iterable[Link] = (), begun: Begun | None = None) -> LiveJob:
         assert self._jobs is not None and job.tag not in self._shelf.live
         wall = self._runtime.clock.wall()
         held: list[LiveJob] = []
 
         def on_verified(chunk: int, makers: Mapping[NodeId, int]) -> None:
-            held[0].makers.note(chunk, makers)
-            self._durability.note(held[0], chunk, makers)
+            entry = held[0]
+            entry.makers.note(chunk, makers)
+            if entry.parts is None or not entry.parts.policy.remote:
+                self._durability.note(entry, chunk, makers)
+            if entry.parts is not None:
+                entry.parts.verified(chunk, makers)
 
         swarm = self._engine.fetch(job.manifest, spool, job.durable, on_verified)
         entry = LiveJob(
@@ -182,6 +246,8 @@ class Intake:
             audience=dict.fromkeys(audience),
         )
         held.append(entry)
+        if begun is not None:
+            entry.parts = self._part_upload(entry, begun)
         if job.durable.complete:
             entry.all_durable.set()
         self._shelf.put_live(entry)
@@ -189,6 +255,27 @@ class Intake:
         self._reporter.turned(entry)
         log.info("job open", tag=str(job.tag), size_bytes=job.manifest.size_bytes, chunks_stored=len(job.durable))
         return entry
+
+    def _part_upload(self, entry: LiveJob, begun: Begun) -> PartUpload:
+        assert self._parts is not None
+
+        policy = self._parts
+
+        def put(chunk: int, makers: Mapping[NodeId, int]) -> None:
+            if policy.remote and chunk not in entry.job.durable:
+                self._durability.note(entry, chunk, makers)
+
+        return PartUpload(
+            runtime=self._runtime,
+            ledger=self._ledger,
+            policy=policy,
+            manifest=entry.job.manifest,
+            spool=entry.spool,
+            begun=begun,
+            put=put,
+            rotten=lambda chunk: entry.gone.append(chunk),
+            vanished=lambda chunks: entry.gone.extend(chunks),
+        )
 
     # --- who takes part ---
 
@@ -223,11 +310,15 @@ class Intake:
             entry = self._shelf.live.get(tag)
             if entry is None or node not in entry.job.uploaders:
                 return
-            if entry.job.withdraw(node):
-                await self._stop(entry)
-            else:
-                await self._ledger.withdraw(tag, node)
-                self._reporter.turned(entry)
+            try:
+                if entry.job.withdraw(node):
+                    await self._stop(entry)
+                else:
+                    await self._ledger.withdraw(tag, node)
+                    self._reporter.turned(entry)
+            except LeaseLost as error:
+                log.warning("a withdrawal is for another storage node to hear", reason=str(error))
+                entry.disown(str(error))
 
     async def cancel(self, entry: LiveJob, reason: str) -> None:
         """End an open job unfinished; what is durable rests. The caller has the tag's turn."""
@@ -238,7 +329,7 @@ class Intake:
     async def _stop(self, entry: LiveJob) -> None:
         entry.scope.cancel()
         await entry.ended.wait()
-        while True:
+        while not entry.disowned:
             if await self._close(entry):
                 return
             await trio.sleep(ROOM_SECONDS_BETWEEN)
@@ -248,9 +339,75 @@ class Intake:
     async def _live(self, entry: LiveJob) -> None:
         try:
             with entry.scope:
-                await self._see_through(entry)
+                try:
+                    if entry.parts is None:
+                        await self._see_through(entry)
+                    else:
+                        await self._see_through_parts(entry, entry.parts)
+                except* LeaseLost as group:
+                    entry.disown(str(group.exceptions[0]))
+            if entry.disowned:
+                await self._abandon(entry)
         finally:
             entry.ended.set()
+
+    async def _abandon(self, entry: LiveJob) -> None:
+        """The job is another storage node's. Whoever uploads it comes again, and is told by the tracker where to."""
+        log.warning("job abandoned", tag=str(entry.tag), reason=entry.disowned)
+        links = list(entry.audience)
+        self._shelf.drop_live(entry, resting_since=None)
+        entry.swarm.close()
+        for link in links:
+            link.close("busy", "another storage node has this job now")
+        await entry.spool.retire()
+        await self.remove_spool(entry.tag)
+
+    async def _see_through_parts(self, entry: LiveJob, parts: PartUpload) -> None:
+        async with trio.open_nursery() as sending:
+            sending.start_soon(parts.run, name=f"parts {entry.tag.root.hex()[:8]}")
+            sending.start_soon(self._mend, entry, parts, name=f"mend {entry.tag.root.hex()[:8]}")
+            if self._help_direct is not None:
+                sending.start_soon(self._help_direct, entry, parts, self._durability, name="direct")
+            await self._fill_parts(entry, parts)
+            sending.cancel_scope.cancel()
+        while True:
+            async with self.turns.of(entry.tag):
+                if await self._store(entry):
+                    break
+            await trio.sleep(ROOM_SECONDS_BETWEEN)
+        await self.remove_spool(entry.tag)
+
+    async def _mend(self, entry: LiveJob, parts: PartUpload) -> None:
+        """Fetch again what turned out lost or rotten, until cancelled."""
+        while True:
+            if entry.gone:
+                await self._fetch_again(entry, sorted(set(entry.gone)))
+                entry.gone.clear()
+                parts.poke()
+            else:
+                await parts.changed.wait()
+
+    async def _fill_parts(self, entry: LiveJob, parts: PartUpload) -> None:
+        """Until the object of all parts is there."""
+        while True:
+            if not entry.swarm.complete:
+                await self._fill(entry)
+                continue
+            if entry.gone or not entry.job.durable.complete or not parts.complete:
+                await parts.changed.wait()
+                continue
+            if entry.job.state is JobState.OPEN:
+                entry.job.begin_commit()
+                self._reporter.turned(entry)
+            try:
+                await parts.finish()
+                return
+            except ChunkMissing:
+                continue
+            except (StorageFull, StorageUnavailable) as error:
+                seconds = error.retry_after_seconds if isinstance(error, StorageUnavailable) else ROOM_SECONDS_BETWEEN
+                log.warning("commit waits", tag=str(entry.tag), reason=str(error))
+            await trio.sleep(seconds)
 
     async def _see_through(self, entry: LiveJob) -> None:
         while True:
@@ -282,6 +439,11 @@ class Intake:
         while not entry.swarm.complete:
             try:
                 await entry.swarm.run()
+            except SizeRefuted as error:
+                # Whoever knows better proposes it again, and goes on with what is durable.
+                assert self._jobs is not None
+                self._jobs.start_soon(self._refuted, entry, str(error), name="refuted job")
+                await trio.sleep_forever()
             except StorageFull as error:
                 log.warning("job waits for room", tag=str(entry.tag), reason=str(error))
                 entry.job.pause(f"no room: {error}")
@@ -291,19 +453,26 @@ class Intake:
                 entry.job.pause("")
                 self._reporter.turned(entry)
 
+    async def _refuted(self, entry: LiveJob, reason: str) -> None:
+        async with self.turns.of(entry.tag):
+            if self._shelf.live.get(entry.tag) is entry:
+                await self.cancel(entry, reason)
+
     def _acknowledged(self, entry: LiveJob, chunks: list[int]) -> None:
         self._shelf.note_progress(entry)
         self._reporter.stored(entry, chunks)
-        self._engine.gained(entry.tag, chunks)
+        self._engine.gained(entry.tag, [chunk for chunk in chunks if chunk in entry.readable])
         if entry.job.durable.complete:
             entry.all_durable.set()
+        if entry.parts is not None:
+            entry.parts.poke()
 
     async def _fetch_again(self, entry: LiveJob, rotten: list[int]) -> None:
         durable = entry.job.durable.copy()
         for chunk in rotten:
             durable.discard(chunk)
         await self._ledger.set_durable(entry.tag, durable)
-        entry.job.reopen(rotten)
+        entry.job.lose(rotten)
         entry.all_durable = trio.Event()
         entry.swarm.reopen(rotten)
         self._shelf.note_progress(entry)
@@ -355,6 +524,9 @@ class Intake:
         self._shelf.drop_live(entry, resting_since=wall)
         entry.swarm.close()
         self._engine.lost(entry.tag)
+        if entry.parts is not None and not entry.parts.begun.apart:
+            # All of it is in the spool file; parts that wait for nobody cost money.
+            await self.forget_upload(entry.tag)
         self._reporter.closed(entry, frozenset())
         await entry.spool.retire()
         log.info("job ended", tag=str(entry.tag), state=job.state.value, reason=job.reason)

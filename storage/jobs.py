@@ -186,6 +186,14 @@ class Job:
         for chunk in rotten:
             self.durable.discard(chunk)
 
+    def lose(self, chunks: Iterable[int]) -> None:
+        """These chunks are not durable any more, whatever was thought; they are fetched again."""
+        if self.state is JobState.COMMITTING:
+            self.reopen(chunks)
+        else:
+            for chunk in chunks:
+                self.durable.discard(chunk)
+
     def finish(self) -> None:
         """It is stored."""
         self._move(JobState.STORED)

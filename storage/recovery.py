@@ -2,10 +2,12 @@
 
 The ledger says what was acknowledged, the files say what is there. Where a crash left them apart:
 
-    job, no spool file, object in the backend   it was renamed and not yet written down: verify it, write it down
+    job, no spool file, object in the backend   it was renamed and not yet written down: verify it, write it down; if
+                                                some of it is rotten, it is the spool file again, and that is missing
     job, no spool file, no object               nothing of it is held: no chunk counts as durable
     job, spool file of another size             it was being made: the same
     spool file, no job                          it was being made, or its job is stored or forgotten: removed
+    job of a large file in a store of parts     what the store has of it counts, too (parts.py), when it is resumed
     stored, no object (or of another size)      lost; a failed job, and an error in the log, until it is put again
 
 Chunks that were acknowledged are not read here; they are verified with all others at commit. Objects that no row speaks
@@ -49,19 +51,31 @@ async def recover(runtime: Runtime, ledger: Ledger, backend: Backend, shelf: She
     """
     spools = await runtime.run_sync(_spool_sizes, runtime, spool_folder)
     objects = await backend.list()
-    await _check_stored(runtime, ledger, objects)
+    await _check_stored(runtime, ledger, backend, objects)
     open_jobs = []
     for kept in await ledger.jobs():
         job = kept.job
         tag, size = job.tag, job.manifest.size_bytes
+        if backend.parts is not None and backend.parts.takes(size):
+            # How far it came is seen when it is resumed: some of it may be in the store alone.
+            if job.live:
+                open_jobs.append(job)
+            else:
+                shelf.put_resting(job, kept.moved_at)
+            continue
         if spools.get(str(tag)) != size:
             renamed = job.live and objects.get(tag) == size
-            if renamed and await _commit_again(runtime, ledger, backend, job, spool_folder):
-                continue
-            if job.durable:
+            rotten = await _commit_again(runtime, ledger, backend, job, spool_folder) if renamed else None
+            if rotten is not None:
+                if not rotten:
+                    continue
+                durable = Bitmap.full(tag.chunks) - Bitmap.of(tag.chunks, rotten)
+                await ledger.set_durable(tag, durable)
+                kept = KeptJob(_with(job, durable), kept.moved_at)
+            elif job.durable:
                 log.warning("spool file is gone; its chunks are fetched again", tag=str(tag), chunks=len(job.durable))
                 await ledger.set_durable(tag, Bitmap(tag.chunks))
-                kept = KeptJob(_emptied(job), kept.moved_at)
+                kept = KeptJob(_with(job, Bitmap(tag.chunks)), kept.moved_at)
         if kept.job.live:
             open_jobs.append(kept.job)
         else:
@@ -86,36 +100,44 @@ async def lose(runtime: Runtime, ledger: Ledger, tag: Tag, reason: str) -> None:
     await ledger.lose(tag, reason, runtime.clock.wall())
 
 
-async def _check_stored(runtime: Runtime, ledger: Ledger, objects: dict[Tag, int]) -> None:
+async def _check_stored(runtime: Runtime, ledger: Ledger, backend: Backend, objects: dict[Tag, int]) -> None:
     for file in await ledger.stored():
         size = objects.get(file.tag)
+        if size is None and ledger.shared:
+            # Another node may have stored it since we looked.
+            size = await backend.size_of(file.tag)
         if size is None:
             await lose(runtime, ledger, file.tag, "its object is not in the backend any more")
         elif size != file.size_bytes:
             await lose(runtime, ledger, file.tag, f"its object has {size} bytes, not {file.size_bytes}")
 
 
-async def _commit_again(runtime: Runtime, ledger: Ledger, backend: Backend, job: Job, spool_folder: Path) -> bool:
-    """The object of an open job is in the backend already. Return whether it is now stored."""
+async def _commit_again(
+    runtime: Runtime, ledger: Ledger, backend: Backend, job: Job, spool_folder: Path
+) -> list[int] | None:
+    """The object of an open job is in the backend already: it is stored now, or the spool file of the job again, and
+    these chunks of it are rotten. None: it is not there after all."""
+    tag, size = job.tag, job.manifest.size_bytes
     try:
-        async with await backend.open(job.tag) as opened:
+        async with await backend.open(tag) as opened:
             rotten = await rotten_in_object(runtime, opened, job.manifest)
     except ChunkMissing:
-        return False
+        return None
     if rotten:
-        log.error("an object is not what its digests say", tag=str(job.tag), chunks=rotten[:16], count=len(rotten))
-        await backend.delete(job.tag)
-        return False
+        log.error("an object is not what its digests say", tag=str(tag), chunks=rotten[:16], count=len(rotten))
+        await backend.take_back(tag, spool_path(spool_folder, tag), size)
+        return rotten
     # The rename may have happened without its folder being synced; the backend makes sure of that.
-    await backend.store(job.tag, spool_path(spool_folder, job.tag), job.manifest.size_bytes)
-    await ledger.store(job.tag, job.grants(), runtime.clock.wall())
-    log.info("stored by the process before", tag=str(job.tag))
-    return True
+    await backend.store(tag, spool_path(spool_folder, tag), size)
+    await ledger.store(tag, job.grants(), runtime.clock.wall())
+    log.info("stored by the process before", tag=str(tag))
+    return []
 
 
-def _emptied(job: Job) -> Job:
+def _with(job: Job, durable: Bitmap) -> Job:
+    """Return ``job`` with other durable chunks; nobody is said to have given them."""
     reason = job.reason if job.state is not JobState.OPEN else ""
-    return Job(job.manifest, state=job.state, reason=reason, claims=job.claims)
+    return Job(job.manifest, state=job.state, reason=reason, durable=durable, claims=job.claims)
 
 
 def _spool_sizes(runtime: Runtime, folder: Path) -> dict[str, int]:

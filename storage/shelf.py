@@ -22,6 +22,7 @@ from runtime.link import Link
 from storage.jobs import Job
 from storage.ledger.base import StoredFile
 from storage.maps import Makers
+from storage.parts import PartUpload
 from storage.shared import Shared
 
 
@@ -41,6 +42,9 @@ class LiveJob:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     all_durable: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
+    parts: PartUpload | None = None  # how it goes into a store of parts, where it does
+    disowned: str = ""  # why it is another storage node's now
+    gone: list[int] = field(default_factory=list)  # chunks that turned out lost or rotten, to be fetched again
 
     @property
     def tag(self) -> Tag:
@@ -57,10 +61,20 @@ class LiveJob:
         }
         return self.makers.map_of(self.tag, self.job.durable, under_way)
 
+    def disown(self, reason: str) -> None:
+        """Another storage node has it: nothing more is done for it here."""
+        self.disowned = self.disowned or reason
+        self.scope.cancel()
+
     @property
     def working(self) -> bool:
         """Whether this is (still) what works on the job. The same job may be opened again after its end, by another."""
         return self.job.live and not self.scope.cancel_called and not self.ended.is_set()
+
+    @property
+    def readable(self) -> Bitmap:
+        """The durable chunks that can be read here: not those that are parts in the store alone."""
+        return self.job.durable if self.parts is None else self.job.durable & self.parts.begun.local
 
     @property
     def safe(self) -> bool:
@@ -130,7 +144,8 @@ class Shelf:
     def note_progress(self, entry: LiveJob) -> None:
         """More (or less) of a live job is durable."""
         job = entry.job
-        if not job.durable:
+        readable = entry.readable
+        if not readable:
             self.book.drop(entry.tag)
             return
         names = dict.fromkeys(name for _, name in job.grants() if name)
@@ -140,7 +155,7 @@ class Shelf:
                 size_bytes=job.manifest.size_bytes,
                 names=tuple(names)[:NAMES_PER_TAG_MAX],
                 since=entry.opened_at,
-                bitmap=job.durable.to_bytes(),
+                bitmap=readable.to_bytes(),
             )
         )
 

@@ -61,7 +61,9 @@ class Sweeper:
         for entry in list(self._shelf.live.values()):
             if not entry.audience and now - entry.moved_at >= self._idle_seconds:
                 async with self._intake.turns.of(entry.tag):
-                    if self._shelf.live.get(entry.tag) is entry and not entry.audience:
+                    # What was stored once is never given up: somebody may come back who has what is missing of it.
+                    idle = self._shelf.live.get(entry.tag) is entry and not entry.audience
+                    if idle and entry.tag not in await self._ledger.mending():
                         await self._intake.cancel(entry, "nobody delivered anything for too long")
 
     async def _forget(self, tag: Tag) -> None:
@@ -70,6 +72,7 @@ class Sweeper:
                 return  # put again while we waited
             # The row first: a spool file without a row is removed at the next start, a row without its file only
             # makes somebody upload again.
+            await self._intake.forget_upload(tag)
             await self._ledger.forget_job(tag)
             del self._shelf.resting[tag]
             await self._intake.remove_spool(tag)

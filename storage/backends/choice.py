@@ -6,12 +6,12 @@ all of them up as lost; so the folder remembers where its objects are (``DATA/ba
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from protocol.errors import ConfigError
-from protocol.ids import NodeId
+from protocol.ids import Tag
 from runtime.seam import Runtime, Web
 from storage.backends.base import Backend
 from storage.backends.credentials import keys_of_file
@@ -29,24 +29,27 @@ _DIRECTORY = "directory"
 
 @asynccontextmanager
 async def chosen_backend(
-    config: StorageConfig, runtime: Runtime, node: NodeId, spool_folder: Path, open_web: OpenWeb | None
+    config: StorageConfig,
+    runtime: Runtime,
+    owner: str,
+    spool_folder: Path,
+    open_web: OpenWeb | None,
+    keep: Mapping[Tag, str] | None,
 ) -> AsyncIterator[Backend]:
     """Make the backend, ready to use, while the block lasts. ``open_web``: how to reach HTTP servers; S3 needs it.
+    ``owner`` and ``keep``: whose the bucket's prefix is, and which uploads in parts are not aborted (s3.py).
 
     Raises:
         ConfigError: a setting is wrong, or the data folder's objects are elsewhere.
     """
     folder = config.data_folder
     if config.backend == "directory":
-        await runtime.run_sync(_keep_to, runtime, folder, _DIRECTORY)
         backend: Backend = DirectoryBackend(runtime, folder / "objects", spool_folder)
         await backend.prepare()
         yield backend
         return
     assert open_web is not None
     settings = await s3_settings(config, runtime)
-    place = f"s3 {settings.endpoint} {settings.bucket}/{settings.prefix}"
-    await runtime.run_sync(_keep_to, runtime, folder, place)
     async with open_web() as web:
         backend = RetryingBackend(
             runtime,
@@ -55,13 +58,30 @@ async def chosen_backend(
                 web,
                 settings,
                 spool_folder,
-                owner=node,
+                owner=owner,
+                keep=keep,
                 parts_at_once=config.s3_parts_at_once,
                 read_back=config.s3_verify == "read",
             ),
         )
         await backend.prepare()
         yield backend
+
+
+async def keep_to_backend(config: StorageConfig, runtime: Runtime) -> None:
+    """See to it that the data folder's objects are where the settings say. To be called before its ledger is opened.
+
+    Raises:
+        ConfigError: they are elsewhere.
+    """
+    place = _DIRECTORY
+    if config.backend == "s3":
+        place = f"s3 {_endpoint(config)} {config.s3_bucket}/{config.s3_prefix}"
+    await runtime.run_sync(_keep_to, runtime, config.data_folder, place)
+
+
+def _endpoint(config: StorageConfig) -> str:
+    return (config.s3_endpoint or f"https://s3.{config.s3_region}.amazonaws.com").rstrip("/")
 
 
 async def s3_settings(config: StorageConfig, runtime: Runtime) -> S3Settings:
@@ -74,13 +94,12 @@ async def s3_settings(config: StorageConfig, runtime: Runtime) -> S3Settings:
         keys = await keys_of_file(runtime, config.s3_credentials)
     else:
         keys = S3Keys(config.s3_access_key, config.s3_secret_key.reveal(), config.s3_session_token.reveal())
-    endpoint = config.s3_endpoint or f"https://s3.{config.s3_region}.amazonaws.com"
     addressing = config.s3_addressing
     if addressing == "auto":
         # AWS wants the bucket in the name; most other stores have no wildcard certificate for that.
         addressing = "path" if config.s3_endpoint else "virtual"
     return S3Settings(
-        endpoint=endpoint.rstrip("/"),
+        endpoint=_endpoint(config),
         bucket=config.s3_bucket,
         prefix=config.s3_prefix,
         region=config.s3_region,
