@@ -18,6 +18,7 @@ what it was told of waits for us, and our line idles; libtorrent's takes 1.43 to
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from protocol.bitmap import Bitmap
@@ -29,6 +30,10 @@ from runtime.seam import Random
 AHEAD = 2
 # A receiver that asks for something else after so long does not want what it was suggested.
 PATIENCE_SECONDS = 1.0
+# By so many blocks that left for the first time we judge who gets which share of our line.
+_SHARE_BLOCKS = 128
+# A receiver has twice the time it should take; shares change.
+_LATE = 2
 
 
 @dataclass(slots=True)
@@ -50,6 +55,7 @@ class _Spread:
     receivers: dict[int, _Receiver] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
     sent_bytes: dict[int, int] = field(default_factory=dict)  # of chunks that have not left
+    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_SHARE_BLOCKS))  # whose, bytes
 
     def disown(self, chunk: int) -> None:
         """A chunk is nobody's."""
@@ -57,11 +63,24 @@ class _Spread:
         if owner is not None:
             self.receivers[owner].suggested.pop(chunk, None)
 
-    def is_storages_turn(self, chunks: int) -> bool:
-        """Whether the last ``chunks`` that nobody has asked for are storage's: as many as the others are getting, or
-        have in reserve. Then storage is still fetching first ones when the others are done with theirs."""
-        has_storage = any(receiver.storage for receiver in self.receivers.values())
-        return has_storage and chunks <= len(self.receivers) * (AHEAD + 1)
+    def is_storages_turn(self, link: int) -> bool:
+        """Whether what nobody has asked for is storage's, and not for ``link`` to begin.
+
+        The last chunks are: as many as the others are getting, or have in reserve. Then storage is still fetching first
+        ones when the others are done with theirs. And so is what a receiver would still be getting, at its share of what
+        leaves, when all others are done.
+        """
+        if not any(receiver.storage for receiver in self.receivers.values()):
+            return False
+        unsent = self.left.length - len(self.left)
+        if unsent - len(self.owners) <= len(self.receivers) * (AHEAD + 1):
+            return True
+        total_bytes = sum(size for _, size in self.recent)
+        if not total_bytes:
+            return False
+        share = sum(size for other, size in self.recent if other == link) / total_bytes
+        owned = sum(1 for owner in self.owners.values() if owner == link)
+        return bool(share) and unsent * share < _LATE * owned
 
 
 class Seeding:
@@ -107,7 +126,7 @@ class Seeding:
             if spread.receivers[owner].storage:
                 return True
             spread.disown(chunk)
-        elif not receiver.urgent and spread.is_storages_turn(tag.chunks - len(spread.left) - len(spread.owners)):
+        elif not receiver.urgent and spread.is_storages_turn(link):
             return True
         spread.owners[chunk] = link
         return False
@@ -117,6 +136,8 @@ class Seeding:
         spread = self._tags.get(tag)
         if spread is None or chunk in spread.left:
             return
+        if chunk in spread.owners:
+            spread.recent.append((spread.owners[chunk], size_bytes))
         spread.sent_bytes[chunk] = spread.sent_bytes.get(chunk, 0) + size_bytes
         if spread.sent_bytes[chunk] >= layout.bytes_of(chunk):
             spread.left.add(chunk)
@@ -135,7 +156,7 @@ class Seeding:
         free = held - spread.left - Bitmap.of(tag.chunks, spread.owners)
         found: list[int] = []
         while free and len(receiver.suggested) < AHEAD:
-            if not receiver.storage and spread.is_storages_turn(len(free)):
+            if not receiver.storage and spread.is_storages_turn(link):
                 break
             chunk = free.first_from(self._rng.randrange(tag.chunks))
             assert chunk is not None
