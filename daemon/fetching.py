@@ -24,7 +24,16 @@ from exchange.engine import Engine
 from exchange.spool import Spool, Write
 from exchange.swarm import Swarm
 from protocol.bitmap import Bitmap
-from protocol.errors import ChunkMissing, CommandError, LinkLost, NotTrusted, StorageBroken, StorageError, StorageFull
+from protocol.errors import (
+    ChunkMissing,
+    CommandError,
+    LinkLost,
+    NotTrusted,
+    SizeRefuted,
+    StorageBroken,
+    StorageError,
+    StorageFull,
+)
 from protocol.ids import NodeAddress, NodeId, Tag
 from protocol.limits import MIB
 from protocol.manifest import Manifest
@@ -177,6 +186,7 @@ class _Fetch:
         get.touch()
 
     async def _run(self, swarm: Swarm) -> None:
+        refuted: SizeRefuted | None = None
         self._trouble = None
         async with trio.open_nursery() as helpers:
             helpers.start_soon(self._search, swarm, helpers, name=f"search {self._get.id}")
@@ -184,7 +194,12 @@ class _Fetch:
             try:
                 await swarm.run()
             except StorageError as error:
+            except SizeRefuted as error:
+                # By hand: the nursery would wrap it into a group.
+                refuted = error
                 await self._distrust(error)
+        if refuted is not None:
+            raise refuted
             helpers.cancel_scope.cancel()
         if self._trouble is not None:
             raise self._trouble

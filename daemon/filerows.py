@@ -67,11 +67,16 @@ def read_manifest(cursor: Any, tag: Tag) -> tuple[int, bytes] | None:
 
 
 def write_manifest(cursor: Any, manifest: Manifest) -> None:
-    """Insert a manifest; there already is fine."""
+    """Insert a manifest. One that is there already differs in its size at most, and the newer word counts."""
     cursor.execute(
-        "INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)",
+        "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?)",
         (manifest.tag.to_bytes(), manifest.size_bytes, manifest.joined_digests()),
     )
+
+
+def delete_manifest(cursor: Any, tag: Tag) -> None:
+    """Delete the manifest of ``tag``."""
+    cursor.execute("DELETE FROM manifests WHERE tag = ?", (tag.to_bytes(),))
 
 
 def delete_spare_manifests(cursor: Any) -> None:

@@ -25,7 +25,7 @@ from daemon.library import Library
 from daemon.naming import part_path
 from daemon.placing import choose_target, exists_error, is_there, place
 from protocol.bitmap import Bitmap
-from protocol.errors import CommandError, LinkLost, NotFound, StorageError, StorageFull
+from protocol.errors import CommandError, LinkLost, NotFound, SizeRefuted, StorageError, StorageFull
 from protocol.ids import Tag
 from protocol.manifest import Manifest
 from runtime.seam import Database, FileStatus, Runtime
@@ -247,10 +247,31 @@ class Gets:
             except LinkLost as error:
                 raise CommandError("unfinished", f"nobody can be asked now: {error}", 7) from error
             await self._library.remember_manifest(manifest)
-        status = await is_there(self._runtime, get.target, manifest)
-        if status is None:
-            status = await self._fetch(get, manifest)
+        refuted: set[int] = set()
+        while True:
+            status = await is_there(self._runtime, get.target, manifest)
+            if status is not None:
+                break
+            try:
+                status = await self._fetch(get, manifest)
+                break
+            except SizeRefuted as error:
+                refuted.add(manifest.size_bytes)
+                manifest = await self._resized(get, manifest, error, refuted)
         await self._library.add(manifest, get.target, status, get.name, "get")
+
+    async def _resized(self, get: Get, manifest: Manifest, error: SizeRefuted, refuted: set[int]) -> Manifest:
+        """Return the manifest with the next size that somebody vouches for; the digests are bound by the tag."""
+        size_bytes = next((size for size in error.claims if size not in refuted), None)
+        if size_bytes is None:
+            await self._library.forget_manifest(manifest.tag)
+            raise CommandError("unfinished", f"{error}; nobody says otherwise any more", 7) from error
+        log.warning("another size is tried", id=get.id, size_bytes=size_bytes, refuted=manifest.size_bytes)
+        manifest = manifest.of_size(size_bytes)
+        await self._library.remember_manifest(manifest)
+        get.size_bytes = size_bytes
+        get.touch()
+        return manifest
 
     async def _fetch(self, get: Get, manifest: Manifest) -> FileStatus:
         async def save() -> None:

@@ -223,6 +223,12 @@ class Library:
         await self._database.transaction(lambda cursor: filerows.write_manifest(cursor, manifest))
         self._cache(manifest)
 
+    async def forget_manifest(self, tag: Tag) -> None:
+        """Know no manifest of ``tag`` any more: what was known of it is not true. No complete file may have it."""
+        assert tag not in self._paths
+        self._manifests.pop(tag, None)
+        await self._database.transaction(lambda cursor: filerows.delete_manifest(cursor, tag))
+
     # --- downloads ---
 
     def partials(self) -> list[Partial]:

@@ -24,7 +24,7 @@ from exchange.engine import Engine
 from exchange.spool import Spool
 from exchange.swarm import Swarm
 from protocol.bitmap import Bitmap
-from protocol.errors import ChunkMissing, CommandError, LinkLost, NotFound, NotTrusted
+from protocol.errors import ChunkMissing, CommandError, LinkLost, NotFound, NotTrusted, SizeRefuted
 from protocol.ids import NodeAddress, NodeId, Tag
 from protocol.limits import MIB
 from protocol.manifest import Manifest
@@ -152,7 +152,12 @@ class Reading:
         try:
             async with trio.open_nursery() as fetch:
                 fetch.start_soon(search, name="search")
-                await swarm.run()
+                try:
+                    await swarm.run()
+                except SizeRefuted as error:
+                    # A get of the whole finds the right one, and remembers it.
+                    log.warning("file cannot be read", reason=str(error))
+                    found = False
                 fetch.cancel_scope.cancel()
         finally:
             swarm.close()

@@ -26,7 +26,7 @@ from exchange.spool import Spool
 from exchange.swarm import Swarm
 from protocol import messages as m
 from protocol.bitmap import Bitmap
-from protocol.errors import IntegrityError, LinkLost, NotFound, NotTrusted, StorageError
+from protocol.errors import IntegrityError, LinkLost, NotFound, NotTrusted, SizeRefuted, StorageError
 from protocol.ids import NodeAddress, NodeId, Tag
 from protocol.manifest import Manifest
 from runtime.link import Link
@@ -232,7 +232,7 @@ class Relays:
                 continue
             try:
                 await swarm.run()
-            except StorageError as error:
+            except (StorageError, SizeRefuted) as error:
                 log.warning("relay given up", tag=str(relay.tag), reason=str(error))
                 relay.scope.cancel()
 

@@ -75,6 +75,7 @@ class Picker:
         self._moved_at: dict[int, float] = {}  # open chunk -> when it last got a cell
         self._taken_over: dict[int, int] = {}  # chunk -> how often it changed hands
         self._tail = Tail(layout.size_bytes)
+        self._urgent: int | None = None
         self._withdrawn: list[tuple[int, Request]] = []  # source and what it is to be told to cancel
         self._levels: list[Bitmap] | None = None  # rarity: chunks that at most 1, 2, 3, 4 sources offer
 
@@ -111,6 +112,14 @@ class Picker:
         """A source says which of its chunks it would rather be asked for next (seeding.py); a hint."""
         if source in self._sources:
             self._sources[source].suggest(chunks)
+
+    def hurry(self, chunk: int) -> None:
+        """Whoever begins a chunk begins with this one, if it has it."""
+        self._urgent = chunk
+
+    def came_bytes(self, chunk: int) -> int:
+        """Return how much of a chunk that is not verified is here."""
+        return self._assembly.arrived_bytes(chunk) if chunk in self._assembly else 0
 
     def assignments(self, now: float) -> list[tuple[int, list[int]]]:
         """Return what lenders are to fetch for us now, by link."""
@@ -321,6 +330,8 @@ class Picker:
                 have.discard(chunk)
         if not have:
             return None
+        if self._urgent is not None and self._urgent in have:
+            return self._urgent
         # What a lender was given is for that lender to begin.
         have = have - self.lending.reserved_from(source.number)
         if not have:

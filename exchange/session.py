@@ -39,7 +39,7 @@ class Session:
         self.offered: dict[Tag, None] = {}  # what we offered or were asked for: they hear of more
         self._engine = engine
         self._due: dict[tuple[Tag, int, int], int] = {}  # requests they have not answered -> length
-        self._offers: OrderedDict[Tag, Bitmap] = OrderedDict()
+        self._offers: OrderedDict[Tag, tuple[Bitmap, int]] = OrderedDict()
         self._suggestion: tuple[Tag, list[int]] | None = None
         self._manifest_waits: dict[Tag, list[trio.MemorySendChannel[Manifest | NotFound | IntegrityError]]] = {}
         grants_in, self._grants = trio.open_memory_channel[Wanted](8)
@@ -138,7 +138,7 @@ class Session:
         swarm = self._engine.swarm_of(have.tag)
         if have.tag in self._offers:
             for chunk in chunks:
-                self._offers[have.tag].add(chunk)
+                self._offers[have.tag][0].add(chunk)
         if swarm is not None:
             swarm.have(self.number, chunks)
 
@@ -154,13 +154,13 @@ class Session:
         if held is not None and held.bitmap.complete:
             self.link.post(m.Complete(tag=offer.tag))
             return
-        self._offers[offer.tag] = bitmap
+        self._offers[offer.tag] = (bitmap, offer.size_bytes)
         self._offers.move_to_end(offer.tag)
         if len(self._offers) > OFFERS_REMEMBERED_MAX:
             self._offers.popitem(last=False)
         swarm = self._engine.swarm_of(offer.tag)
         if swarm is not None:
-            swarm.attach(self, bitmap)
+            swarm.attach(self, bitmap, offer.size_bytes)
 
     def _receive_ask(self, ask: m.Ask) -> None:
         if self._engine.holdings.holding(ask.tag) is None:
@@ -265,8 +265,8 @@ class Session:
         (_, chunks), self._suggestion = self._suggestion, None
         return chunks
 
-    def remembered_offer(self, tag: Tag) -> Bitmap | None:
-        """Return what they offered of ``tag``."""
+    def remembered_offer(self, tag: Tag) -> tuple[Bitmap, int] | None:
+        """Return what they offered of ``tag``, and the size they say it has."""
         return self._offers.get(tag)
 
     async def need_manifest(self, tag: Tag) -> Manifest:

@@ -14,9 +14,10 @@ import trio
 
 from exchange.assembly import Assembly
 from exchange.picker import Picker, Withdrawal
+from exchange.sizes import Sizes
 from exchange.spool import Spool, Write
 from protocol.bitmap import Bitmap
-from protocol.errors import StorageError
+from protocol.errors import SizeRefuted, StorageError
 from protocol.ids import NodeId, Tag
 from protocol.manifest import Manifest
 
@@ -49,6 +50,8 @@ class Swarm:
         self._picker = Picker(manifest.layout, self._assembly, held.missing(), engine.runtime.random)
         self._writes: list[tuple[Write, memoryview]] = []
         self._written = trio.Event()
+        self._sizes = Sizes(manifest, self.verified)
+        self._refuted: SizeRefuted | None = None
 
     @property
     def tag(self) -> Tag:
@@ -83,22 +86,25 @@ class Swarm:
 
         Raises:
             StorageFull, StorageBroken: the spool could not take it; unverified blocks are forgotten.
+            SizeRefuted: the manifest's size is not the file's.
         """
         assert not self.running
         self.running = True
-        failure: StorageError | None = None
+        failure: StorageError | SizeRefuted | None = None
         try:
             async with trio.open_nursery() as ticking:
                 ticking.start_soon(self._tick, name=f"tick {self.tag.root.hex()[:8]}")
                 self._pump()
                 try:
                     while not self._picker.complete:
+                        if self._refuted is not None:
+                            raise self._refuted
                         if not self._writes:
                             self._written = trio.Event()
                             await self._written.wait()
                             continue
                         await self._write()
-                except StorageError as error:
+                except (StorageError, SizeRefuted) as error:
                     # Carried out of the nursery by hand: it would wrap it into a group.
                     failure = error
                 ticking.cancel_scope.cancel()
@@ -127,8 +133,12 @@ class Swarm:
 
     # --- called by the sessions ---
 
-    def attach(self, session: Session, have: Bitmap) -> None:
-        """A link offers ``have``, which is added to its earlier offer. Nothing is taken from who is shut out."""
+    def attach(self, session: Session, have: Bitmap, size_bytes: int) -> None:
+        """A link offers ``have`` of a file of ``size_bytes``, which is added to its earlier offer. Nothing is taken
+        from who is shut out, or speaks of another size."""
+        if size_bytes != self.manifest.size_bytes:
+            self.dispute(session.link.peer.node, size_bytes)
+            return
         if self._engine.strikes.is_shut_out(session.link.peer.node, self._now()):
             return
         if session.number in self._lenders:
@@ -140,6 +150,14 @@ class Swarm:
             self._picker.add_source(session.number, session.link.peer.node, have, self._now())
             self._picker.suggest(session.number, session.remembered_suggestion(self.tag))
         self._request_from(session.number)
+
+    def dispute(self, node: NodeId, size_bytes: int) -> None:
+        """``node`` says that the file has another size than the manifest says; see sizes.py."""
+        if self._sizes.dispute(node, size_bytes, self._now()):
+            log.warning(
+                "size disputed", tag=str(self.tag), node=node, claims=size_bytes, manifest=self.manifest.size_bytes
+            )
+            self._picker.hurry(self.tag.chunks - 1)
 
     def detach(self, source: int) -> None:
         """The link is gone, or voids its offer."""
@@ -232,6 +250,11 @@ class Swarm:
         while True:
             await trio.sleep(TICK_SECONDS)
             self._cancel(self._picker.stalled(self._now()))
+            last = self.tag.chunks - 1
+            if self._sizes.disputed and self._sizes.is_late(
+                self._picker.came_bytes(last), self._offers_chunk(last), self._now()
+            ):
+                self._refute("nobody showed its last chunk in time")
             self._assign()
             self._pump()
 
@@ -270,8 +293,20 @@ class Swarm:
         if len(makers) == 1:
             self._engine.strike(makers[0])
         self._pump()
+        if chunk == self.tag.chunks - 1 and not self._offers_chunk(chunk):
+            self._refute("who claims it has another last chunk")
 
     def shut_out(self, node: NodeId) -> None:
+    def _offers_chunk(self, chunk: int) -> bool:
+        return any(chunk in self._picker.have_of(source) for source in self._picker.sources())
+
+    def _refute(self, why: str) -> None:
+        if self._sizes.disputed and self._refuted is None:
+            reason = f"{self.tag}: a size of {self.manifest.size_bytes} bytes is refuted: {why}"
+            log.warning("size refuted", tag=str(self.tag), size_bytes=self.manifest.size_bytes, reason=why)
+            self._refuted = SizeRefuted(reason, self._sizes.claims)
+            self._written.set()
+
         """Nothing is taken from ``node`` any more."""
         for source, session in list(self._sessions.items()):
             if session.link.peer.node == node:

@@ -75,6 +75,17 @@ class IntegrityError(UpswarmError):
     exit_code = 8
 
 
+class SizeRefuted(IntegrityError):
+    """Whoever says that a tag's file has this size cannot show its last chunk, and somebody says otherwise.
+
+    ``claims``: the other sizes that were heard of, in bytes, each from a node of its own.
+    """
+
+    def __init__(self, reason: str, claims: tuple[int, ...]) -> None:
+        super().__init__(reason)
+        self.claims = claims
+
+
 class ConfigError(UpswarmError):
     """The operator's: says file, key, and what would be right."""
 

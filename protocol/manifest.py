@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from protocol.bitmap import Bitmap
 from protocol.errors import IntegrityError
 from protocol.ids import Tag
 from protocol.limits import (
@@ -108,6 +109,23 @@ class Manifest:
     def size_bytes(self) -> int:
         """The file's size."""
         return self.layout.size_bytes
+
+    def leaves_open(self, size_bytes: int, verified: Bitmap) -> bool:
+        """Whether the file could still turn out to have ``size_bytes`` when the chunks ``verified`` are right.
+
+        The tag binds digests, not the size. A chunk's digest binds how long it is: the first one that is verified
+        proves the chunk size, the last one proves the size.
+        """
+        if size_bytes == self.size_bytes or not 0 <= size_bytes <= FILE_BYTES_MAX:
+            return False
+        other = Layout.of_size(size_bytes)
+        if other.chunks != self.tag.chunks or self.tag.chunks - 1 in verified:
+            return False
+        return not verified or other.chunk_bytes == self.layout.chunk_bytes
+
+    def of_size(self, size_bytes: int) -> Manifest:
+        """Return the manifest of the same digests for another size that makes as many chunks."""
+        return Manifest.checked(self.tag, size_bytes, self.joined_digests())
 
     def joined_digests(self) -> bytes:
         """Return all digests as they travel."""

@@ -30,6 +30,7 @@ class Situation:
 
     known_size_bytes: int | None  # of this tag, when its manifest is known here
     stored: bool
+    size_is_open: bool  # it is another than proposed, and not proven: the last chunk is not here
     job_live: bool
     job_rests: bool
     job_has_room: bool  # its spool file has taken its room on the disk
@@ -45,7 +46,12 @@ def answer_to(propose: Propose, situation: Situation) -> DeskState | Refusal:
     layout = Layout.of_size(size)
     if layout.chunks != tag.chunks:
         return Refusal(CODE_REFUSED, f"a file of {size} bytes has {layout.chunks} chunks, its tag says {tag.chunks}")
-    if situation.known_size_bytes not in (None, size):
+    if situation.size_is_open and situation.job_live:
+        known = situation.known_size_bytes
+        return Refusal(
+            CODE_BUSY, f"somebody uploads it as a file of {known} bytes, not {size}; the last chunk will tell"
+        )
+    if situation.known_size_bytes not in (None, size) and not situation.size_is_open:
         return Refusal(CODE_REFUSED, f"the file of this tag has {situation.known_size_bytes} bytes, not {size}")
     if situation.stored:
         return DeskState.STORED
@@ -59,4 +65,5 @@ def answer_to(propose: Propose, situation: Situation) -> DeskState | Refusal:
         return Refusal(
             CODE_NO_SPACE, f"{size} bytes do not fit: {situation.free_bytes} bytes are free beyond the reserve"
         )
-    return DeskState.PARTLY if situation.job_rests else DeskState.NEW
+    # A job of another size that rests goes on with the manifest that we are given now.
+    return DeskState.PARTLY if situation.job_rests and not situation.size_is_open else DeskState.NEW

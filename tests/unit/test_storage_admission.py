@@ -13,6 +13,7 @@ from storage.admission import Refusal, Situation, answer_to
 
 EMPTY_HANDED = Situation(
     known_size_bytes=None,
+    size_is_open=False,
     stored=False,
     job_live=False,
     job_rests=False,
