@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import random
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
-from support.crew import Crew, get, put, wait_connected, wait_stored
+from support.bucket import BUCKET, Bucket, crew_on, in_the_background
+from support.crew import get, put, wait_connected, wait_stored
 from support.files import MIB, digest_of, same_bytes, tag_by_hand
-from support.processes import Program, Swarm, wait_until
+from support.processes import Swarm, wait_until
 from support.seaweed import KEYS, Seaweed, running_seaweed
 
-BUCKET = "files"
-PREFIX = "site/one/"
 COMMIT_SECONDS_MAX = 90.0
 
 
@@ -30,85 +24,10 @@ def seaweed() -> Iterator[Seaweed]:
         yield server
 
 
-class Bucket:
-    """What is in the bucket, seen with Amazon's own client."""
-
-    def __init__(self, server: Seaweed) -> None:
-        self.client: Any = server.boto()
-
-    def keys(self) -> list[str]:
-        return [entry["Key"] for entry in self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
-
-    def uploads(self) -> list[str]:
-        return [entry["UploadId"] for entry in self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])]
-
-    def parts(self, tag: str) -> int:
-        """How many parts of an upload of this file the server has."""
-        with contextlib.suppress(BotoCoreError, ClientError):
-            for upload in self.uploads():
-                answer = self.client.list_parts(Bucket=BUCKET, Key=self.key(tag), UploadId=upload)
-                return len(answer.get("Parts", []))
-        return 0
-
-    def key(self, tag: str) -> str:
-        return f"{PREFIX}objects/{tag}"
-
-    def has(self, tag: str) -> bool:
-        with contextlib.suppress(BotoCoreError, ClientError):
-            return self.key(tag) in self.keys()
-        return False
-
-    def digest(self, tag: str) -> str:
-        body = self.client.get_object(Bucket=BUCKET, Key=self.key(tag))["Body"]
-        state = hashlib.sha256()
-        for piece in body.iter_chunks(MIB):
-            state.update(piece)
-        body.close()
-        return state.hexdigest()
-
-    def tag(self, tag: str) -> str:
-        """The composite checksum that the server reports, written as a tag."""
-        answer = self.client.head_object(Bucket=BUCKET, Key=self.key(tag), ChecksumMode="ENABLED")
-        root, _, count = answer["ChecksumSHA256"].rpartition("-")
-        return f"{base64.b64decode(root).hex()}-{count}"
-
-    def close(self) -> None:
-        self.client.close()
-
-
 @pytest.fixture
 def bucket(seaweed: Seaweed) -> Iterator[Bucket]:
     with contextlib.closing(Bucket(seaweed)) as bucket:
         yield bucket
-
-
-def crew_on(swarm: Swarm, seaweed: Seaweed, daemons: int = 1) -> Crew:
-    """A swarm whose storage node keeps its files in the bucket, with keys from a file."""
-    tracker = swarm.tracker()
-    storage = swarm.join(swarm.add_storage("storage"))
-    keys = storage.home / "keys"
-    keys.touch(mode=0o600)
-    keys.write_text(f"[default]\naws_access_key_id = {KEYS.access_key}\naws_secret_access_key = {KEYS.secret_key}\n")
-    settings = {
-        "backend": "s3",
-        "s3_endpoint": seaweed.endpoint,
-        "s3_bucket": BUCKET,
-        "s3_prefix": PREFIX,
-        "s3_credentials": str(keys),
-    }
-    storage.environment = {f"UPSWARM_STORAGE_{key.upper()}": value for key, value in settings.items()}
-    storage.start()
-    crew = Crew(swarm, tracker, storage, swarm.daemons(daemons))
-    for program in (storage, *crew.daemons):
-        wait_connected(program)
-    return crew
-
-
-def in_the_background(daemon: Program, file: Path) -> tuple[threading.Thread, list[dict[str, Any]]]:
-    results: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: results.append(put(daemon, file)))
-    thread.start()
-    return thread, results
 
 
 @pytest.mark.slow
