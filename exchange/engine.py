@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -219,7 +218,7 @@ class Engine:
         for session in self._sessions.values():
             offer = session.remembered_offer(manifest.tag)
             if offer is not None:
-                swarm.attach(session, offer)
+                swarm.attach(session, *offer)
         return swarm
 
     def statistics(self) -> EngineStatistics:

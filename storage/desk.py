@@ -49,8 +49,7 @@ class _Expected:
 
 
 class Desk:
-    """One for all links. ``node_jobs_max``: uploads one node may have open at once. ``know``: where others store, too
-    (sharing.py); it says False of a tag that is theirs to take."""
+    """One for all links. ``node_jobs_max``: uploads one node may have open at once."""
 
     def __init__(
         self,
@@ -108,10 +107,6 @@ class Desk:
     async def _propose(self, link: Link, propose: m.Propose) -> None:
         node, tag = link.peer.node, propose.tag
         async with self._intake.turns.of(tag):
-            if self._know is not None and not await self._know(tag):
-                reason = "another storage node has its job; ask the tracker again"
-                self._refuse(link, propose.request, CODE_BUSY, reason)
-                return
             situation = await self._situation(node, propose)
             if situation.size_is_open and situation.job_live:
                 self._shelf.live[tag].swarm.dispute(node, propose.size_bytes)
@@ -130,8 +125,6 @@ class Desk:
                 self._refuse(link, propose.request, answer.code, answer.reason)
                 return
             durable = self._shelf.durable(tag)
-            except LeaseLost as error:
-                answer = Refusal(CODE_BUSY, f"{error}; propose again")
             link.post(
                 m.DeskAnswer(
                     request=propose.request,
@@ -157,6 +150,7 @@ class Desk:
             jobs -= 1
         return Situation(
             known_size_bytes=self._shelf.known_size_bytes(tag),
+            size_is_open=self._size_is_open(propose),
             stored=tag in self._shelf.stored,
             job_live=live is not None,
             job_rests=resting is not None,
@@ -167,9 +161,13 @@ class Desk:
             node_jobs_max=self._node_jobs_max,
         )
 
+    def _size_is_open(self, propose: m.Propose) -> bool:
+        """Whether a job here has another size than is proposed, and either could be the file's."""
+        job = self._shelf.job_of(propose.tag)
+        return job is not None and job.manifest.leaves_open(propose.size_bytes, job.durable)
+
     async def _join_job(self, node: NodeId, propose: m.Propose) -> None:
         entry = self._shelf.live.get(propose.tag)
-            size_is_open=self._size_is_open(propose),
         if entry is not None:
             await self._intake.claim(entry, node, propose.name)
         else:
@@ -181,11 +179,6 @@ class Desk:
         earlier = self._expected.pop(key, None)
         names = dict.fromkeys((*(earlier.names if earlier is not None else ()), propose.name))
         self._expected[key] = _Expected(
-    def _size_is_open(self, propose: m.Propose) -> bool:
-        """Whether a job here has another size than is proposed, and either could be the file's."""
-        job = self._shelf.job_of(propose.tag)
-        return job is not None and job.manifest.leaves_open(propose.size_bytes, job.durable)
-
             link,
             tuple(names)[-NAMES_PER_CLAIM_MAX:],
             propose.size_bytes,
@@ -238,9 +231,6 @@ class Desk:
             link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=False, reason=""))
         elif entry is None:
             await self._intake.open_job(manifest, node, names)
-            except LeaseLost as error:
-                log.info("another storage node was quicker", tag=str(tag), node=node, reason=str(error))
-                link.close("busy", "another storage node has this job")
         else:
             for name in names:
                 if entry.job.may_claim(node, name):
@@ -299,8 +289,7 @@ class Desk:
             return
         try:
             async with self._intake.turns.of(tag):
-                files = await self._ledger.add_name(tag, node, granted.name, self._runtime.clock.wall())
-                self._shelf.put_stored(files)
+                self._shelf.put_stored(await self._ledger.add_name(tag, node, granted.name, self._runtime.clock.wall()))
         except StorageFull as error:
             self._refuse(link, proof.request, CODE_NO_SPACE, f"no room: {error}")
             return
@@ -317,9 +306,6 @@ class Desk:
         await self._holdings.forget(tag)
         if manifest is not None:
             job = Job(manifest, state=m.JobState.FAILED, reason=reason)
-        if not any(file.tag == tag for file in files):
-            self._refuse(link, proof.request, CODE_BUSY, "it was removed in this moment; propose again")
-            return
             self._shelf.put_resting(job, self._runtime.clock.wall())
 
     def _refuse(self, link: Link, request: int, code: str, reason: str) -> None:
