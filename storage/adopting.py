@@ -60,8 +60,11 @@ class Adopter:
                 if tag in self._shelf.stored:
                     files = await self._ledger.add_name(tag, self._node, name, self._runtime.clock.wall())
                     self._shelf.put_stored(files)
-                    await self._runtime.run_sync(self._remove, path)
-                    return
+                    if any(file.tag == tag for file in files):
+                        await self._runtime.run_sync(self._remove, path)
+                        return
+                    # It was removed in this moment.
+                    self._shelf.drop_stored(tag)
                 entry = self._shelf.live.get(tag)
                 if manifest is not None and (entry is None or entry.job.state is JobState.OPEN):
                     entry = await self._take(entry, manifest, path, name)

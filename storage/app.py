@@ -20,8 +20,8 @@ import trio
 
 from exchange.engine import Engine
 from protocol import messages as m
-from protocol.errors import ConfigError, StorageError
-from protocol.ids import NodeId, Role, parse_address
+from protocol.errors import ConfigError, NotFound, StorageError
+from protocol.ids import NodeId, Role, Tag, parse_address
 from protocol.limits import JOB_MAPS
 from runtime.control import Handler
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
@@ -33,21 +33,30 @@ from runtime.links import Links, shorten
 from runtime.logs import setup_logs
 from runtime.places import folder_trouble
 from runtime.real import real_runtime
-from runtime.seam import File, Runtime
+from runtime.seam import Database, File, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
 from storage.adopting import Adopter
 from storage.backends.base import Backend
-from storage.backends.choice import OpenWeb, chosen_backend
+from storage.backends.choice import OpenWeb, chosen_backend, keep_to_backend
+from storage.carecommands import care_methods
 from storage.config import StorageConfig
 from storage.desk import Desk
 from storage.door import Door, door_token
 from storage.holdings import StorageHoldings
 from storage.intake import Intake
+from storage.keeping.keeper import Keeper
+from storage.keeping.mending import Mender
+from storage.keeping.scrubber import Scrubber
+from storage.keeping.terms import Terms
+from storage.keeping.usage import Usage
 from storage.ledger.base import Ledger
-from storage.ledger.sqlite import SqliteLedger
+from storage.ledger.choice import chosen_ledger
+from storage.ledger.postgres import OpenShared
+from storage.parts import PartPolicy
 from storage.recovery import Recovered, recover
 from storage.reports import Reporter
 from storage.room import Room
+from storage.sharing import Sharing
 from storage.shelf import Shelf
 from storage.statistics import (
     LiveJobStatistics,
@@ -66,6 +75,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ROOM_SECONDS_BETWEEN_LOOKS = 5.0
+# Of all jobs together, against those of one.
+PARTS_AT_ONCE_TIMES = 4
 # A player that was paused may take nothing for a while; but a program must end within ten seconds (its unit).
 HTTP_STALL_MILLISECONDS_MAX = 8_000
 # What changes while we run (SIGHUP); everything else was built upon.
@@ -97,7 +108,38 @@ class StorageNode:
             lambda update: self.tracker_link.post(update),
             lambda shown: self.tracker_link.offer(shown, JOB_MAPS),
         )
-        self.intake = Intake(runtime, self.engine, ledger, backend, self.shelf, self.reporter, self.room, spool)
+        policy = None
+        if backend.parts is not None:
+            at_once = config.s3_parts_at_once
+            limit = trio.CapacityLimiter(PARTS_AT_ONCE_TIMES * at_once)
+            policy = PartPolicy(backend.parts, remote=ledger.shared, at_once=at_once, limit=limit)
+        self.intake = Intake(
+            runtime, self.engine, ledger, backend, self.shelf, self.reporter, self.room, spool, parts=policy
+        )
+        self.sharing: Sharing | None = None
+        if ledger.shared and backend.parts is not None:
+            self.sharing = Sharing(
+                ledger,
+                backend.parts,
+                self.shelf,
+                self.holdings,
+                self.intake,
+                lease_seconds=config.lease_seconds,
+            )
+        terms = Terms(config.expires_seconds, config.unnamed_seconds)
+        self.keeper = Keeper(runtime, ledger, backend, self.shelf, self.holdings, self.intake, terms)
+        self.usage = Usage(ledger, config.quotas)
+        mender = Mender(
+            runtime,
+            ledger,
+            backend,
+            self.shelf,
+            self.holdings,
+            self.intake,
+            spool,
+            keyring.credentials.node,
+        )
+        self.scrubber = Scrubber(runtime, ledger, backend, self.shelf, mender, config.scrub_bytes_per_second)
         self.desk = Desk(
             runtime,
             ledger,
@@ -107,6 +149,9 @@ class StorageNode:
             self.holdings,
             self.room,
             node_jobs_max=config.node_jobs_max,
+            know=self.sharing.know if self.sharing is not None else None,
+            usage=self.usage,
+            keeper=self.keeper,
         )
         self.sweeper = Sweeper(
             runtime,
@@ -125,6 +170,7 @@ class StorageNode:
                 config.data_folder / "arrivals",
                 adopter.adopt,
                 expire_seconds=config.http_upload_seconds,
+                excess=partial(self._excess_by_http, keyring.credentials.node),
             )
         self.name = config.name or keyring.name or shorten(runtime.machine_name)
         self.node = keyring.credentials.node
@@ -164,9 +210,13 @@ class StorageNode:
                 await parts.start(self.engine.run)
                 await parts.start(self.reporter.run)
                 await parts.start(self.intake.run)
+                if self.sharing is not None:
+                    await parts.start(self.sharing.run)
                 for job in recovered.open_jobs:
                     await self.intake.resume(job)
                 await parts.start(self.sweeper.run)
+                await parts.start(self.keeper.run)
+                await parts.start(self.scrubber.run)
                 if self.arrivals is not None:
                     await parts.start(self.arrivals.run)
                 parts.start_soon(self._watch_room, name="room")
@@ -180,6 +230,9 @@ class StorageNode:
             listener.close()
             with trio.CancelScope(shield=True):
                 await self.holdings.aclose()
+
+    async def _excess_by_http(self, node: NodeId, name: str, size_bytes: int) -> str | None:
+        return await self.usage.excess(node, name, None, size_bytes)
 
     def door(self, token: str) -> Door:
         """Return what reads stored files by HTTP, and takes new ones, for whoever has ``token``."""
@@ -207,6 +260,18 @@ class StorageNode:
             finally:
                 self.desk.gone(link)
 
+    async def tag_of(self, what: Tag | str) -> Tag:
+        """Return the tag that a tag, or the newest file of a name, has here.
+
+        Raises:
+            NotFound: nothing of that name is stored.
+        """
+        if isinstance(what, Tag):
+            return what
+        for version in (await self._ledger.versions(what))[:1]:
+            return version.tag
+        raise NotFound(f"nothing is stored here as {what!r}")
+
     def statistics(self) -> StorageStatistics:
         """Return how things stand."""
         jobs = tuple(
@@ -233,6 +298,9 @@ class StorageNode:
             jobs=jobs,
             engine=self.engine.statistics(),
             tracker=self.tracker_link.statistics(),
+            scrub=self.scrubber.statistics(),
+            keeping=replace(self.keeper.counts),
+            uploads_by_http=len(self.arrivals) if self.arrivals is not None else 0,
         )
 
     def _methods(self) -> dict[str, Handler]:
@@ -246,7 +314,7 @@ class StorageNode:
         async def version(_params: dict[str, Any], _notify: Any) -> Any:
             return {"program": "storage", "version": metadata.version("upswarm")}
 
-        return {"status": status, "ls": list_files, "version": version}
+        return {"status": status, "ls": list_files, "version": version, **care_methods(self)}
 
     def _told_by_tracker(self, message: m.Message) -> None:
         # Orders are for those who hold what a storage node wants; they are hints, and a storage node waits to be asked.
@@ -281,11 +349,16 @@ class StorageNode:
 
 @asynccontextmanager
 async def opened(
-    config: StorageConfig, runtime: Runtime, discovery: Discovery | None = None, open_web: OpenWeb | None = None
+    config: StorageConfig,
+    runtime: Runtime,
+    discovery: Discovery | None = None,
+    open_web: OpenWeb | None = None,
+    open_shared: OpenShared | None = None,
 ) -> AsyncIterator[tuple[StorageNode, Recovered]]:
     """Take the data folder for this process, bring it in order, and give it back when the block ends.
 
-    ``discovery`` None: the LAN is told nothing. ``open_web``: how to reach HTTP servers; S3 needs it.
+    ``discovery`` None: the LAN is told nothing. ``open_web``: how to reach HTTP servers; S3 needs it. ``open_shared``:
+    how to reach a database that others use, too.
 
     Raises:
         ConfigError: not joined, joined as something else, or the folder cannot be used; the sentence says which.
@@ -301,14 +374,17 @@ async def opened(
     spool = folder / "spool"
     lock = await runtime.run_sync(_lock, runtime, folder)
     try:
-        async with chosen_backend(config, runtime, keyring.credentials.node, spool, open_web) as backend:
-            ledger = await SqliteLedger.open(runtime, folder / "ledger.db")
-            try:
+        await keep_to_backend(config, runtime)
+        ledger, owner = await chosen_ledger(config, runtime, keyring.credentials.node, open_shared)
+        try:
+            # What others have begun and not yet written down is theirs.
+            keep = None if ledger.shared else await ledger.uploads()
+            async with chosen_backend(config, runtime, owner, spool, open_web, keep) as backend:
                 node = StorageNode(config, runtime, keyring, ledger, backend, spool, discovery)
                 yield node, await recover(runtime, ledger, backend, node.shelf, spool)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await ledger.aclose()
+        finally:
+            with trio.CancelScope(shield=True):
+                await ledger.aclose()
     finally:
         lock.close()
 
@@ -330,7 +406,7 @@ async def serve(config: StorageConfig, runtime: Runtime, life: Life[StorageConfi
     server = _http_server(config)
     try:
         async with (
-            opened(config, runtime, discovery, _open_web(config)) as (node, recovered),
+            opened(config, runtime, discovery, _open_web(config), _open_shared(config, runtime)) as (node, recovered),
             trio.open_nursery() as parts,
         ):
             await parts.start(node.run, recovered)
@@ -364,6 +440,18 @@ def _open_web(config: StorageConfig) -> OpenWeb | None:
     from runtime.web import open_web  # here, for the same reason
 
     return open_web
+
+
+def _open_shared(config: StorageConfig, runtime: Runtime) -> OpenShared | None:
+    if not config.shared:
+        return None
+
+    async def open_shared(address: str, password: str, schema: str) -> Database:
+        from runtime.postgres import PostgresDatabase  # here, because it is optional
+
+        return await PostgresDatabase.open(address, password, schema, runtime.run_sync)
+
+    return open_shared
 
 
 def main(config: StorageConfig, read: Callable[[], StorageConfig] | None = None) -> int:

@@ -38,21 +38,26 @@ async def rotten_in_object(runtime: Runtime, opened: StoredObject, manifest: Man
     """Return the chunks of an object that are not what their digests say, in order."""
 
     async def right(chunk: int) -> bool:
-        state = hashlib.sha256()
-        start, size = manifest.layout.offset_of(chunk), manifest.layout.bytes_of(chunk)
-        piece = memoryview(bytearray(min(_PIECE_BYTES, size)))
-        done = 0
-        try:
-            while done < size:
-                part = piece[: size - done]
-                await opened.read_into(part, start + done)
-                await runtime.run_sync(state.update, part)
-                done += len(part)
-        except ChunkMissing:
-            return False
-        return state.digest() == manifest.digests[chunk]
+        return await is_right(runtime, opened, manifest, chunk)
 
     return await _rotten(runtime, manifest, right)
+
+
+async def is_right(runtime: Runtime, opened: StoredObject, manifest: Manifest, chunk: int) -> bool:
+    """Read one chunk of an object; whether it is what its digest says."""
+    state = hashlib.sha256()
+    start, size = manifest.layout.offset_of(chunk), manifest.layout.bytes_of(chunk)
+    piece = memoryview(bytearray(min(_PIECE_BYTES, size)))
+    done = 0
+    try:
+        while done < size:
+            part = piece[: size - done]
+            await opened.read_into(part, start + done)
+            await runtime.run_sync(state.update, part)
+            done += len(part)
+    except ChunkMissing:
+        return False
+    return state.digest() == manifest.digests[chunk]
 
 
 async def _rotten(runtime: Runtime, manifest: Manifest, right: Callable[[int], Awaitable[bool]]) -> list[int]:

@@ -13,6 +13,7 @@ from protocol.ids import parse_address
 from protocol.limits import WORD_BYTES_MAX
 from runtime.config import NO_SECRET, Secret
 from runtime.places import Places
+from storage.keeping.quotas import Quotas
 
 LISTEN_DEFAULT = "0.0.0.0:4200"
 
@@ -46,6 +47,16 @@ class StorageConfig:
     # An open job that nobody was connected for in so long is cancelled; its uploader may come back from a long weekend.
     idle_seconds: float = 7 * 24 * 3600.0
 
+    # How long a name leads to its file, if its put does not say; None: until it is removed.
+    expires_seconds: float | None = None
+    # What no name leads to any more (an earlier version) or ever did is kept so long; None: until it is removed.
+    unnamed_seconds: float | None = None
+    # So much may one node have stored here; and all names that begin alike, as "renders/=500GiB".
+    quota_node_bytes: int | None = None
+    quota_prefixes: tuple[str, ...] = ()
+    # Everything stored is read again within 25 to 35 days, at most so fast; None: only when asked. 20 MB/s are 43 TB.
+    scrub_bytes_per_second: float | None = 20e6
+
     # Where files come to rest: a folder of ours, or a bucket of an S3-compatible store.
     backend: Literal["directory", "s3"] = "directory"
     s3_endpoint: str = ""  # AWS in s3_region when empty
@@ -62,6 +73,16 @@ class StorageConfig:
     s3_parts_at_once: int = 4
     # checksum: believe the SHA-256 that the store shows. read: some stores show what they were told; read it all back.
     s3_verify: Literal["checksum", "read"] = "checksum"
+
+    # Who remembers: a file of ours, or a PostgreSQL that several storage nodes share, each with the same bucket.
+    ledger: str = "sqlite"
+    ledger_password: Secret = NO_SECRET
+    ledger_password_file: Path | None = None  # 0600, or a systemd credential
+    # A node that was not heard of for so long loses its open jobs to the others; by the database's clock.
+    lease_seconds: float = 30.0
+
+    # Let helpers put large files into the bucket by themselves; only words about it pass through this node.
+    direct: bool = False
 
     # Where what is stored can be read by HTTP; None: nowhere.
     http: str | None = None
@@ -85,10 +106,41 @@ class StorageConfig:
         for key, value in (("node_jobs_max", self.node_jobs_max - 1), ("reserve_bytes", self.reserve_bytes)):
             if value < 0:
                 raise ConfigError(f"[storage] {key}: too small; the default would be right for most")
+        try:
+            _ = self.quotas
+        except ValueError as error:
+            raise ConfigError(f"[storage] quota_prefixes: {error}") from error
         if len(self.name.encode("utf-8")) > WORD_BYTES_MAX:
             raise ConfigError(f"[storage] name: at most {WORD_BYTES_MAX} bytes")
         if self.backend == "s3":
             self._check_s3()
+        elif self.direct or self.shared:
+            which = "direct" if self.direct else "ledger"
+            raise ConfigError(f'[storage] {which}: needs the objects in a bucket; set backend = "s3" too')
+        self._check_ledger()
+
+    def _check_ledger(self) -> None:
+        if self.ledger != "sqlite":
+            # Not repeated: who writes a password into it shall not find it in the log.
+            parts = urlsplit(self.ledger)
+            if parts.scheme not in ("postgresql", "postgres") or not parts.path.strip("/"):
+                raise ConfigError(
+                    '[storage] ledger: right would be "sqlite", or "postgresql://upswarm@db.example.org/upswarm"'
+                )
+            if parts.password is not None or "password=" in parts.query:
+                raise ConfigError(
+                    "[storage] ledger: with a password in it; put it into a file (0600) that ledger_password_file"
+                    " names, or into UPSWARM_STORAGE_LEDGER_PASSWORD"
+                )
+        if self.ledger_password_file is not None and self.ledger_password:
+            raise ConfigError("[storage] ledger_password and ledger_password_file: give the one or the other")
+        if not 2 <= self.lease_seconds <= 3600:
+            raise ConfigError("[storage] lease_seconds: 2 to 3600 are possible; 30 would be right for most")
+
+    @property
+    def shared(self) -> bool:
+        """Whether other storage nodes have the same ledger."""
+        return self.ledger != "sqlite"
 
     def _check_s3(self) -> None:
         if self.s3_endpoint and not _is_endpoint(self.s3_endpoint):
@@ -114,6 +166,11 @@ class StorageConfig:
                 "[storage] s3_credentials: name a file with the keys (0600), or set UPSWARM_STORAGE_S3_ACCESS_KEY and"
                 " UPSWARM_STORAGE_S3_SECRET_KEY in the environment"
             )
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much may be stored, by whom and under which names."""
+        return Quotas.of_settings(self.quota_node_bytes, self.quota_prefixes)
 
     @property
     def http_token_file(self) -> Path:

@@ -10,6 +10,7 @@ challenges are bounded for each node, and expire.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -25,7 +26,9 @@ from storage.backends.base import Backend
 from storage.holdings import StorageHoldings
 from storage.intake import Intake
 from storage.jobs import NAMES_PER_CLAIM_MAX, Job
-from storage.ledger.base import Ledger
+from storage.keeping.keeper import Keeper
+from storage.keeping.usage import Usage
+from storage.ledger.base import LeaseLost, Ledger
 from storage.possession import NONCE_BYTES, SEED_BYTES, Challenge, Challenges
 from storage.recovery import lose
 from storage.reports import sentence
@@ -49,7 +52,8 @@ class _Expected:
 
 
 class Desk:
-    """One for all links. ``node_jobs_max``: uploads one node may have open at once."""
+    """One for all links. ``node_jobs_max``: uploads one node may have open at once. ``know``: where others store, too
+    (sharing.py); it says False of a tag that is theirs to take."""
 
     def __init__(
         self,
@@ -62,7 +66,13 @@ class Desk:
         room: Room,
         *,
         node_jobs_max: int,
+        know: Callable[[Tag], Awaitable[bool]] | None = None,
+        usage: Usage | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        self._usage = usage
+        self._keeper = keeper
+        self._know = know
         self._runtime = runtime
         self._ledger = ledger
         self._backend = backend
@@ -107,6 +117,10 @@ class Desk:
     async def _propose(self, link: Link, propose: m.Propose) -> None:
         node, tag = link.peer.node, propose.tag
         async with self._intake.turns.of(tag):
+            if self._know is not None and not await self._know(tag):
+                reason = "another storage node has its job; ask the tracker again"
+                self._refuse(link, propose.request, CODE_BUSY, reason)
+                return
             situation = await self._situation(node, propose)
             if situation.size_is_open and situation.job_live:
                 self._shelf.live[tag].swarm.dispute(node, propose.size_bytes)
@@ -116,6 +130,8 @@ class Desk:
                     await self._join_job(node, propose)
             except StorageFull as error:
                 answer = Refusal(CODE_NO_SPACE, f"no room: {error}")
+            except LeaseLost as error:
+                answer = Refusal(CODE_BUSY, f"{error}; propose again")
             if answer is m.DeskState.NEW:
                 self._expect(link, propose)
             elif answer is m.DeskState.STORED:
@@ -141,6 +157,9 @@ class Desk:
     async def _situation(self, node: NodeId, propose: m.Propose) -> Situation:
         tag = propose.tag
         self._expire()
+        over_quota = None
+        if self._usage is not None:
+            over_quota = await self._usage.excess(node, propose.name, tag, propose.size_bytes)
         free_bytes = await self._room.free_bytes() + self._room.promised(tag)
         # From here on nothing waits: what is decided is true when it is carried out.
         live = self._shelf.live.get(tag)
@@ -159,6 +178,7 @@ class Desk:
             free_bytes=free_bytes,
             node_jobs=jobs,
             node_jobs_max=self._node_jobs_max,
+            over_quota=over_quota,
         )
 
     def _size_is_open(self, propose: m.Propose) -> bool:
@@ -218,6 +238,9 @@ class Desk:
                 link.post(
                     m.JobClosed(tag=tag, state=m.JobState.FAILED, proven=False, reason=sentence(f"refused: {error}"))
                 )
+            except LeaseLost as error:
+                log.info("another storage node was quicker", tag=str(tag), node=node, reason=str(error))
+                link.close("busy", "another storage node has this job")
             finally:
                 if (node, tag) in self._expected:
                     self._forget_expected((node, tag))
@@ -289,9 +312,13 @@ class Desk:
             return
         try:
             async with self._intake.turns.of(tag):
-                self._shelf.put_stored(await self._ledger.add_name(tag, node, granted.name, self._runtime.clock.wall()))
+                files = await self._ledger.add_name(tag, node, granted.name, self._runtime.clock.wall())
+                self._shelf.put_stored(files)
         except StorageFull as error:
             self._refuse(link, proof.request, CODE_NO_SPACE, f"no room: {error}")
+            return
+        if not any(file.tag == tag for file in files):
+            self._refuse(link, proof.request, CODE_BUSY, "it was removed in this moment; propose again")
             return
         log.info("stored already, possession proven", tag=str(tag), node=node, name=granted.name)
         link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=True, reason=""))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from exchange.engine import EngineStatistics
 from protocol.ids import NodeId
 from runtime.heartbeat import TrackerLinkStatistics
 from storage.jobs import JobSnapshot
+from storage.keeping.keeper import KeeperStatistics
+from storage.keeping.scrubber import ScrubStatistics
 from storage.ledger.base import StoredFile
 
 
@@ -40,6 +42,9 @@ class StorageStatistics:
     jobs: tuple[LiveJobStatistics, ...]
     engine: EngineStatistics
     tracker: TrackerLinkStatistics
+    scrub: ScrubStatistics
+    keeping: KeeperStatistics
+    uploads_by_http: int
 
 
 def job_to_json(live: LiveJobStatistics) -> dict[str, Any]:
@@ -92,6 +97,9 @@ def status_to_json(shot: StorageStatistics) -> dict[str, Any]:
         "sent_bytes": shot.engine.sent_own_bytes + shot.engine.sent_help_bytes,
         "received_bytes": shot.engine.received_bytes,
         "wasted_bytes": shot.engine.wasted_bytes,
+        "uploads_by_http": shot.uploads_by_http,
+        "scrub": asdict(shot.scrub),
+        "keeping": asdict(shot.keeping),
         "tracker": {
             "connected": shot.tracker.connected,
             "address": shot.tracker.address,

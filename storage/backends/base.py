@@ -163,6 +163,17 @@ class Backend(Protocol):
         """
         ...
 
+    async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
+        """Make the object of ``tag`` a spool file of this size again, in place of one that is there.
+
+        Some of its bytes may be wrong or missing; all that can be read MUST come to its place. Durable when it returns,
+        and then there is no object any more, and never both lost, as for ``store``. May be called again after a crash.
+
+        Raises:
+            ChunkMissing: there is no object, and no spool file of this size.
+        """
+        ...
+
     async def open(self, tag: Tag) -> StoredObject:
         """Open an object.
 

@@ -117,6 +117,18 @@ class DirectoryBackend:
         self._disk.sync_folder(target.parent)
         self._disk.sync_folder(spool.parent)
 
+    async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
+        def work() -> None:
+            source = self._path(tag)
+            if self._size(source) is not None:
+                self._disk.rename(source, spool)
+                self._disk.sync_folder(spool.parent)
+                self._disk.sync_folder(source.parent)
+            elif self._size(spool) != size_bytes:
+                raise ChunkMissing(f"no object {tag}")
+
+        await self._runtime.run_sync(work)
+
     async def open(self, tag: Tag) -> DirectoryObject:
         def work() -> DirectoryObject:
             try:

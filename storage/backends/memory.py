@@ -12,6 +12,7 @@ from typing import Self
 from protocol.errors import ChunkMissing, StorageFull
 from protocol.ids import Tag
 from runtime.seam import Runtime
+from storage.backends.taking import has_size, read_into_spool
 
 ROOM_BYTES_DEFAULT = 1 << 30
 
@@ -84,6 +85,16 @@ class MemoryBackend:
         elif len(self.objects.get(tag, b"")) != size_bytes or tag not in self.objects:
             raise ChunkMissing(f"neither spool file nor object of {tag} is there with {size_bytes} bytes")
         await self._runtime.run_sync(self._runtime.disk.remove, spool)
+
+    async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
+        try:
+            async with await self.open(tag) as opened:
+                await read_into_spool(self._runtime, opened, spool, size_bytes)
+        except ChunkMissing:
+            if await has_size(self._runtime, spool, size_bytes):
+                return
+            raise
+        await self.delete(tag)
 
     async def open(self, tag: Tag) -> MemoryObject:
         if tag not in self.objects:

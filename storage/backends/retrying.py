@@ -145,6 +145,9 @@ class RetryingBackend:
     async def store(self, tag: Tag, spool: Path, size_bytes: int) -> None:
         await self._patience.call(f"store {tag}", lambda: self._inner.store(tag, spool, size_bytes))
 
+    async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
+        await self._patience.call(f"take back {tag}", lambda: self._inner.take_back(tag, spool, size_bytes))
+
     async def open(self, tag: Tag) -> RetryingObject:
         opened = await self._patience.call(f"open {tag}", lambda: self._inner.open(tag))
         return RetryingObject(opened, self._patience)

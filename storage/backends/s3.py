@@ -29,6 +29,7 @@ from storage.backends.s3client import S3Client, S3Settings
 from storage.backends.s3parts import S3Parts
 from storage.backends.s3reading import S3Object, S3Reader
 from storage.backends.s3upload import Uploads
+from storage.backends.taking import has_size, read_into_spool
 
 log = structlog.get_logger()
 
@@ -142,6 +143,16 @@ class S3Backend:
             return file
         file.close()
         return None
+
+    async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
+        try:
+            async with await self.open(tag) as opened:
+                await read_into_spool(self._runtime, opened, spool, size_bytes)
+        except ChunkMissing:
+            if await has_size(self._runtime, spool, size_bytes):
+                return
+            raise
+        await self.delete(tag)
 
     async def open(self, tag: Tag) -> S3Object:
         found = await self._client.head(self.key_of(tag))

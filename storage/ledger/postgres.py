@@ -128,7 +128,7 @@ class PostgresLedger(SqlLedger):
         def work(cursor: Any) -> int | None:
             epoch = self._taken(cursor, tag)
             if epoch is None:
-                raise LeaseLost(manifest.tag, "another storage node is at it")
+                raise LeaseLost(tag, "another storage node is at it")
             return epoch if self.write_reopen(cursor, tag, durable, node, now) else None
 
         epoch = await self._database.transaction(work)

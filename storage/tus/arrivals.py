@@ -22,7 +22,6 @@ from typing import TypeVar, TypeVarTuple
 import structlog
 import trio
 
-from exchange.spool import Hash
 from protocol.errors import ChunkMissing, StorageBroken, StorageError, StorageFull, StorageUnavailable
 from protocol.ids import Tag
 from protocol.limits import MIB
@@ -52,6 +51,10 @@ GONE, FULL, BUSY = 410, 507, 503
 Adopt = Callable[[Tag, Manifest | None, Path, str], Awaitable[None]]
 
 
+# ``excess(name, size_bytes)``: why so much may not be stored under that name; None when it may.
+Excess = Callable[[str, int], Awaitable[str | None]]
+
+
 @dataclass(eq=False, slots=True)
 class Arrival:
     """One upload. ``ended``: stored, or failed for good."""
@@ -78,8 +81,10 @@ class Arrivals:
         adopt: Adopt,
         *,
         expire_seconds: float,
+        excess: Excess,
         uploads_max: int = UPLOADS_MAX,
     ) -> None:
+        self._excess = excess
         self.expire_seconds = expire_seconds
         self._runtime = runtime
         self._room = room
@@ -129,6 +134,9 @@ class Arrivals:
         """
         if len(self._arrivals) >= self._uploads_max:
             raise Flaw(BUSY, f"{self._uploads_max} uploads are known here, which is as many as can be")
+        reason = await self._excess(name, length)
+        if reason is not None:
+            raise Flaw(FULL, f"quota: {reason}")
         free = await self._room.free_bytes()
         if length > free:
             raise Flaw(FULL, f"no room: {length} bytes do not fit, {free} bytes are free beyond the reserve")
@@ -210,7 +218,9 @@ class Arrivals:
         record = arrival.record
         file = await self._disk(self._runtime.disk.open_write, self._records.data_path(record.id))
         written = recorded = record.offset
-        hasher: Hash | None = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
+        hasher: hashlib._Hash | None = (
+            None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
+        )
         buffer = bytearray()
         try:
             try:

@@ -148,6 +148,25 @@ class BackendContract:
                 return
             assert bytes(data) == some(1000)
 
+    @pytest.mark.parametrize("size", SIZES)
+    async def test_an_object_that_is_taken_back_is_a_spool_file_again(
+        self, backend: Backend, spool: Path, size: int
+    ) -> None:
+        tag = await self.put(backend, spool, some(size))
+        target = spool / "again"
+        target.write_bytes(b"something older")
+        await backend.take_back(tag, target, size)
+        assert target.read_bytes() == some(size)
+        assert await backend.size_of(tag) is None and await backend.list() == {}
+        # Called again after a crash it has nothing to do; and it can be stored again.
+        await backend.take_back(tag, target, size)
+        await backend.store(tag, target, size)
+        assert await self.content(backend, tag) == some(size)
+
+    async def test_what_is_not_there_cannot_be_taken_back(self, backend: Backend, spool: Path) -> None:
+        with pytest.raises(ChunkMissing):
+            await backend.take_back(tag_of(b"none"), spool / "x", 3)
+
     async def test_the_list_has_all_with_their_sizes_in_order(self, backend: Backend, spool: Path) -> None:
         tags = {await self.put(backend, spool, some(size)): size for size in range(20)}
         assert await backend.list() == tags
