@@ -210,7 +210,7 @@ class Swarm:
             return False
         whole, superfluous = self._picker.arrived(source, chunk, offset, self._now())
         self._cancel(superfluous)
-        self._writes.append((Write(chunk, offset, buffer, whole), buffer))
+        self._writes.append((Write(chunk, offset, buffer, whole, self._now()), buffer))
         self._written.set()
         self._request_from(source)
         return True

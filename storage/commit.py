@@ -1,7 +1,8 @@
-"""The last look before a file counts as stored: every chunk is read back and compared with its digest.
+"""The last look before a file counts as stored: every chunk was read back and is what its digest says.
 
-What is durable was verified when it came, but from memory, not from the disk. Reading happens in threads, a chunk each,
-in pieces: memory does not depend on the file or the chunk size. Decides nothing but right or rotten.
+What came was verified, and read back as it was written (exchange/spool.py); the last look reads again what was seen
+longer ago than a moment. Reading happens in threads, a chunk each, in pieces: memory does not depend on the file or the
+chunk size. Decides nothing but right or rotten.
 """
 
 from __future__ import annotations
@@ -21,17 +22,13 @@ from storage.backends.base import StoredObject
 _PIECE_BYTES = 1 * MIB
 
 
-async def rotten_in_spool(runtime: Runtime, spool: Spool) -> list[int]:
-    """Return the chunks of a complete spool file that are not what their digests say, in order."""
+async def rotten_in_spool(_runtime: Runtime, spool: Spool) -> list[int]:
+    """Return the chunks of a complete spool file that are not what their digests say, in order.
 
-    async def right(chunk: int) -> bool:
-        try:
-            return await spool.verify_chunk(chunk)
-        except OSError:
-            # A sector that cannot be read: written anew it may be remapped. If not, the write says so.
-            return False
-
-    return await _rotten(runtime, spool.manifest, right)
+    Raises:
+        StorageBroken: one cannot be read.
+    """
+    return await spool.rotten()
 
 
 async def rotten_in_object(runtime: Runtime, opened: StoredObject, manifest: Manifest) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.spool import Spool, Write
+from exchange.spool import FRESH_SECONDS, Spool, Write
 from protocol.errors import ChunkMissing, StorageBroken
 from protocol.limits import MIB
 from protocol.manifest import Layout, Manifest, tag_of
@@ -54,8 +55,22 @@ class MemoryFile:
         self.data[offset : offset + len(data)] = data
 
 
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class InlineRuntime:
     """Only what a spool asks of a runtime after it was opened."""
+
+    cores = 2
+
+    def __init__(self) -> None:
+        self.clock = Clock()
 
     @staticmethod
     async def run_sync(work, *args):
@@ -113,17 +128,61 @@ def test_a_chunk_is_judged_by_its_bytes_however_they_came(attempts, batch: int) 
         assert spool.check_chunk(chunk) == right
 
 
-@given(blocks=cuts(CHUNK_BYTES))
-def test_what_comes_in_order_is_not_read_back(blocks: list[tuple[int, int]]) -> None:
+def whole(chunk: int, at: float) -> list[Write]:
+    """The blocks of a chunk, in order."""
+    start, end = LAYOUT.offset_of(chunk), LAYOUT.offset_of(chunk) + LAYOUT.bytes_of(chunk)
+    middle = start + 1000
+    return [
+        Write(chunk, 0, memoryview(DATA[start:middle]), False, at),
+        Write(chunk, 1000, memoryview(DATA[middle:end]), True, at + 1),
+    ]
+
+
+async def test_the_last_look_reads_what_was_seen_long_ago() -> None:
     file = MemoryFile(len(DATA))
     spool = spool_on(file)
-    blocks = sorted(blocks)
-    writes = [
-        Write(0, offset, memoryview(DATA[offset : offset + length]), offset + length == CHUNK_BYTES)
-        for offset, length in blocks
-    ]
-    assert spool.write_blocks(writes) == [(0, True)]
-    assert file.bytes_read == 0
+    clock = spool._runtime.clock
+    assert spool.write_blocks(whole(0, clock.now)) == [(0, True)]
+    assert spool.write_blocks(whole(1, clock.now + FRESH_SECONDS / 2)) == [(1, True)]
+    # Out of order: hashed from the file.
+    assert spool.write_blocks([replace(write, completes=not write.completes) for write in whole(2, clock.now)[::-1]])
+    clock.now += FRESH_SECONDS * 0.75
+    file.bytes_read = 0
+    assert await spool.rotten() == [] and file.bytes_read == 0
+    clock.now += FRESH_SECONDS * 0.5
+    assert await spool.rotten() == []
+    assert file.bytes_read == LAYOUT.bytes_of(0) + LAYOUT.bytes_of(2)
+    clock.now += FRESH_SECONDS
+    for chunk in range(CHUNKS):
+        file.data[LAYOUT.offset_of(chunk) + 7] ^= 1
+    assert await spool.rotten() == [0, 1, 2]
+
+
+@given(lost=st.integers(0, LAYOUT.bytes_of(1) - 1))
+async def test_what_was_right_and_is_not_in_the_file_is_found_however_fresh(lost: int) -> None:
+    class Forgetful(MemoryFile):
+        def write(self, data: Buffer, offset: int) -> None:
+            super().write(data, offset)
+            if offset <= LAYOUT.offset_of(1) + lost < offset + len(data):
+                self.data[LAYOUT.offset_of(1) + lost] ^= 1
+
+    spool = spool_on(Forgetful(len(DATA)))
+    for chunk in range(CHUNKS):
+        # What they sent is right: it is not their fault.
+        assert spool.write_blocks(whole(chunk, 100.0)) == [(chunk, True)]
+    assert await spool.rotten() == [1]
+
+
+async def test_a_chunk_that_was_written_into_again_is_read_again() -> None:
+    file = MemoryFile(len(DATA))
+    spool = spool_on(file)
+    for chunk in range(CHUNKS):
+        spool.write_blocks(whole(chunk, 100.0))
+    spool.write_blocks([Write(1, 5, memoryview(b"wrong"), False, 100.0)])
+    assert await spool.rotten() == [1]
+    file.reads_fail = True
+    with pytest.raises(StorageBroken):
+        await spool.rotten()
 
 
 async def test_reading_gives_the_bytes_or_says_that_they_are_missing() -> None:

@@ -11,6 +11,7 @@ from support.failing_disk import Fate, FatedDisk, FatedFile
 from support.storage_node import Site, Uploader, manifest_of, some_bytes
 from trio.testing import MockClock
 
+from exchange.spool import FRESH_SECONDS
 from protocol import messages as m
 from protocol.bitmap import Bitmap
 from protocol.errors import StorageBroken, StorageFull
@@ -360,6 +361,7 @@ async def test_chunks_that_rotted_before_the_commit_are_fetched_again(autojump_c
         link = await anna.dial()
         await anna.begin_put(link, DATA, "a", chunks=[0, 1, 2, 3, 4])
         await anna.wait_stored(TAG, 5)
+        await trio.sleep(FRESH_SECONDS)  # what was read back a moment ago is not read again
         with spool_of(site).open("r+b") as file:
             file.seek(2 * MIB + 5)
             file.write(b"rot")
