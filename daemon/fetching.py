@@ -15,6 +15,7 @@ import trio
 
 from daemon.desk import bytes_of
 from daemon.getrecord import Get, GetState
+from daemon.hashing import hash_file
 from daemon.holders import SOURCES_MAX, Holders
 from daemon.library import Library
 from daemon.neighbours import Neighbours
@@ -185,21 +186,21 @@ class _Fetch:
         get.touch()
 
     async def _run(self, swarm: Swarm) -> None:
-        refuted: SizeRefuted | None = None
         self._trouble = None
+        refuted: SizeRefuted | None = None
         async with trio.open_nursery() as helpers:
             helpers.start_soon(self._search, swarm, helpers, name=f"search {self._get.id}")
             helpers.start_soon(self._save_often, helpers.cancel_scope, name=f"save {self._get.id}")
             try:
                 await swarm.run()
             except StorageError as error:
+                await self._distrust(error)
             except SizeRefuted as error:
                 # By hand: the nursery would wrap it into a group.
                 refuted = error
-                await self._distrust(error)
+            helpers.cancel_scope.cancel()
         if refuted is not None:
             raise refuted
-            helpers.cancel_scope.cancel()
         if self._trouble is not None:
             raise self._trouble
 
@@ -285,15 +286,14 @@ class _Fetch:
         self._trouble = write_error(error, self._get.part)
 
     async def _rotten(self) -> list[int]:
-        """Look at the whole part once more; return the chunks that are not right."""
-        try:
-            rotten = await self._spool.rotten()
-            in_place = await self._spool.in_place()
-        except (StorageBroken, OSError) as error:
-            raise CommandError("cannot-write", f"cannot read {self._get.part} back: {error}", 1) from error
-        if not in_place:
+        """Read the whole part back; return the chunks that are not right."""
+        found, _ = await hash_file(self._room.runtime, self._get.part)
+        if found.tag == self._manifest.tag:
+            return []
+        if found.layout != self._manifest.layout:
             raise CommandError("cannot-write", f"{self._get.part} was changed by somebody else", 1)
-        return rotten
+        pairs = zip(found.digests, self._manifest.digests, strict=True)
+        return [chunk for chunk, (here, right) in enumerate(pairs) if here != right]
 
     async def _copy_local(self) -> None:
         """Take chunks that the library holds already, under another name."""

@@ -292,11 +292,10 @@ class Swarm:
         log.warning("wrong chunk", tag=str(self.tag), chunk=chunk, makers=[node[:8] for node in makers])
         if len(makers) == 1:
             self._engine.strike(makers[0])
-        self._pump()
         if chunk == self.tag.chunks - 1 and not self._offers_chunk(chunk):
             self._refute("who claims it has another last chunk")
+        self._pump()
 
-    def shut_out(self, node: NodeId) -> None:
     def _offers_chunk(self, chunk: int) -> bool:
         return any(chunk in self._picker.have_of(source) for source in self._picker.sources())
 
@@ -307,6 +306,7 @@ class Swarm:
             self._refuted = SizeRefuted(reason, self._sizes.claims)
             self._written.set()
 
+    def shut_out(self, node: NodeId) -> None:
         """Nothing is taken from ``node`` any more."""
         for source, session in list(self._sessions.items()):
             if session.link.peer.node == node:
