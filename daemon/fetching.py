@@ -15,7 +15,6 @@ import trio
 
 from daemon.desk import bytes_of
 from daemon.getrecord import Get, GetState
-from daemon.hashing import hash_file
 from daemon.holders import SOURCES_MAX, Holders
 from daemon.library import Library
 from daemon.neighbours import Neighbours
@@ -286,14 +285,15 @@ class _Fetch:
         self._trouble = write_error(error, self._get.part)
 
     async def _rotten(self) -> list[int]:
-        """Read the whole part back; return the chunks that are not right."""
-        found, _ = await hash_file(self._room.runtime, self._get.part)
-        if found.tag == self._manifest.tag:
-            return []
-        if found.layout != self._manifest.layout:
+        """Look at the whole part once more; return the chunks that are not right."""
+        try:
+            rotten = await self._spool.rotten()
+            in_place = await self._spool.in_place()
+        except (StorageBroken, OSError) as error:
+            raise CommandError("cannot-write", f"cannot read {self._get.part} back: {error}", 1) from error
+        if not in_place:
             raise CommandError("cannot-write", f"{self._get.part} was changed by somebody else", 1)
-        pairs = zip(found.digests, self._manifest.digests, strict=True)
-        return [chunk for chunk, (here, right) in enumerate(pairs) if here != right]
+        return rotten
 
     async def _copy_local(self) -> None:
         """Take chunks that the library holds already, under another name."""

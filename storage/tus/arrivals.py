@@ -22,6 +22,7 @@ from typing import TypeVar, TypeVarTuple
 import structlog
 import trio
 
+from exchange.spool import Hash
 from protocol.errors import ChunkMissing, StorageBroken, StorageError, StorageFull, StorageUnavailable
 from protocol.ids import Tag
 from protocol.limits import MIB
@@ -218,9 +219,7 @@ class Arrivals:
         record = arrival.record
         file = await self._disk(self._runtime.disk.open_write, self._records.data_path(record.id))
         written = recorded = record.offset
-        hasher: hashlib._Hash | None = (
-            None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
-        )
+        hasher: Hash | None = None if checksum is None else hashlib.new(checksum.algorithm, usedforsecurity=False)
         buffer = bytearray()
         try:
             try:
