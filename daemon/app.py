@@ -52,6 +52,7 @@ from runtime.link import Link
 from runtime.links import Links, shorten
 from runtime.logs import setup_logs
 from runtime.observing import observe
+from runtime.places import folder_trouble
 from runtime.real import real_runtime
 from runtime.seam import Database, File, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
