@@ -26,6 +26,14 @@ SECTOR_BYTES = 512
 ENDLESS_BYTES = 1 << 40
 
 
+# Called with the number of an operation, what it is, and of which path; returns "full", "broken" or None.
+FailOperation = Callable[[int, str, Path], "str | None"]
+
+
+def nothing_fails(_number: int, _what: str, _path: Path) -> None:
+    """A disk without faults."""
+
+
 class HostCrashed(BaseException):
     """The host is gone; nothing of its code matters any more. Never caught by production code."""
 
@@ -144,7 +152,7 @@ class Platter:
         self.version = 0  # moves with every change of names
         self.inodes = 0
         self.operations = 0  # counted over all lives
-        self.fail_operation: Callable[[int, str], str | None] = lambda number, what: None
+        self.fail_operation: FailOperation = nothing_fails
         self.fsync_fails: Callable[[], bool] = lambda: False
         self.lives = 0
         self.on_write: Callable[[Path, int, int | None], None] | None = None  # (path, offset, length); None: to the end
@@ -273,7 +281,7 @@ class SimDisk:
         if platter.lives != self._life:
             raise HostCrashed
         platter.operations += 1
-        fault = platter.fail_operation(platter.operations, what)
+        fault = platter.fail_operation(platter.operations, what, path)
         if fault is None:
             return
         if what in ("read", "open_read", "status", "list"):

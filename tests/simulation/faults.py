@@ -7,9 +7,10 @@ Every fault ends by itself, at the latest when the world is healed (``World.heal
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import trio
-from simulation.disk import HostCrashed
+from simulation.disk import FailOperation, HostCrashed, nothing_fails
 from simulation.hosts import DaemonHost, Down, SimHost
 from simulation.impostor import Impostor, strangers_credentials
 from simulation.schedule import CHAOS_SECONDS, Fault
@@ -176,11 +177,11 @@ class Faults:
         """The power goes in the middle of the disk operation that comes so many later."""
         left = [operations]
 
-        def fail(_number: int, _what: str) -> str | None:
+        def fail(_number: int, _what: str, _path: Path) -> str | None:
             left[0] -= 1
             if left[0]:
                 return None
-            host.platter.fail_operation = lambda number, what: None
+            host.platter.fail_operation = nothing_fails
             self._world.note("power gone", host.name)
             self._cut_power(host)
             raise HostCrashed
@@ -190,15 +191,19 @@ class Faults:
     # --- disks ---
 
     def _fail_read(self, host: SimHost, operations: int) -> None:
-        """A sector cannot be read, once. Of daemons it might be the user's file, of which only he has another one; and
-        who cannot read his own settings at the start ends with a sentence for the operator."""
+        """A sector cannot be read, once. Of daemons it might be the user's file, of which only he has another one; who
+        cannot read his own settings at the start ends with a sentence for the operator; and a stored file that cannot
+        be read is lost until somebody puts it again: that is a story of its own."""
         if isinstance(host, DaemonHost):
             return
         life = host.lives
         fail = fail_once(operations, "broken", READING)
-        host.platter.fail_operation = lambda number, what: (
-            fail(number, what) if host.program is not None and host.lives == life else None
-        )
+
+        def fail_while_alive(number: int, what: str, path: Path) -> str | None:
+            spared = host.program is None or host.lives != life or "objects" in path.parts
+            return None if spared else fail(number, what, path)
+
+        host.platter.fail_operation = fail_while_alive
 
     def _rot(self, host: SimHost) -> None:
         """Flip a bit of an upload that is not yet stored."""
@@ -271,11 +276,11 @@ class Faults:
         self.unfinished -= 1
 
 
-def fail_once(operations: int, how: str, kinds: tuple[str, ...]) -> Callable[[int, str], str | None]:
+def fail_once(operations: int, how: str, kinds: tuple[str, ...]) -> FailOperation:
     """Return a ``fail_operation`` that lets the n-th operation of these kinds from now on fail."""
     left = [operations]
 
-    def fail(_number: int, what: str) -> str | None:
+    def fail(_number: int, what: str, _path: Path) -> str | None:
         if what not in kinds:
             return None
         left[0] -= 1

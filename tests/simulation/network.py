@@ -201,6 +201,7 @@ class SimStream:
 
     def __init__(self, network: SimNetwork, own: HostPort, other: HostPort, remote: str) -> None:
         self.remote = remote
+        self.line = None
         self.peer: SimStream
         self.own = own
         self.other = other

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
 from simulation.chaos import SETTLE_SECONDS, watch
-from simulation.hosts import USER, SimHost
+from simulation.hosts import USER, Down, SimHost
 from simulation.impostor import Impostor, strangers_credentials
 from simulation.world import MIB, Run, Shape, Story, World, simulate
 
+from protocol.errors import UpswarmError
 from protocol.ids import Tag
 from protocol.manifest import Manifest
 from runtime.identity import Credentials
@@ -87,6 +89,21 @@ def set_uplinks(world: World, bytes_per_second: float) -> None:
     """Give every daemon the same uplink."""
     for host in world.daemons():
         host.port.up_bytes_per_second = bytes_per_second
+
+
+def has_ended(host: SimHost) -> bool:
+    """Whether the put came to an end."""
+    return host.program is not None and all(put.state.final for put in host.program.puts.all())
+
+
+async def put_until_accepted(world: World, host: SimHost, path: Path) -> None:
+    """Give the command again and again, as a person would."""
+    while True:
+        try:
+            await world.put(host, path)
+            return
+        except (Down, UpswarmError):
+            await trio.sleep(1)
 
 
 # --- stories that planted bugs must not survive ---

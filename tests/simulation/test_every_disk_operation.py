@@ -6,16 +6,11 @@ Operations of the database count as well: its pages, its log and its syncs are f
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
-import trio
 from simulation.faults import Faults
-from simulation.hosts import Down, SimHost
-from simulation.stories import set_uplinks, tell, until, watched
+from simulation.stories import has_ended, put_until_accepted, set_uplinks, tell, until, watched
 from simulation.world import MIB, Shape, World
-
-from protocol.errors import UpswarmError
 
 SECONDS_MAX = 120.0
 BATCHES = 4
@@ -39,7 +34,7 @@ def put_with_failure(name: str, number: int | None, how: str) -> int:
             victim = world.hosts[name]
             before = victim.platter.operations
             if number is not None:
-                victim.platter.fail_operation = lambda n, what: how if n == before + number else None
+                victim.platter.fail_operation = lambda n, *_: how if n == before + number else None
             path = world.write_file(uploader, "file.bin", 1 * MIB + 5, 1)
             manifest = world.files[str(path)][1]
             await put_until_accepted(world, uploader, path)
@@ -53,21 +48,6 @@ def put_with_failure(name: str, number: int | None, how: str) -> int:
 
     tell(story, Shape(1, 1), seed=0)
     return count
-
-
-def has_ended(host: SimHost) -> bool:
-    """Whether the put came to an end."""
-    return host.program is not None and all(put.state.final for put in host.program.puts.all())
-
-
-async def put_until_accepted(world: World, host: SimHost, path: Path) -> None:
-    """Give the command again and again, as a person would."""
-    while True:
-        try:
-            await world.put(host, path)
-            return
-        except (Down, UpswarmError):
-            await trio.sleep(1)
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 import trio
 from simulation.checks import Checks
+from simulation.disk import nothing_fails
 from simulation.hosts import HOME, USER, DaemonHost, Down, SimHost, StorageHost, TrackerHost
 from simulation.network import HostPort, SimNetwork
 from simulation.promises import Promise
@@ -201,7 +202,7 @@ class World:
         self.note("heal")
         self.network.heal()
         for host in self.hosts.values():
-            host.platter.fail_operation = lambda number, what: None
+            host.platter.fail_operation = nothing_fails
             host.platter.fsync_fails = lambda: False
             host.platter.capacity_bytes = 1 << 40
             host.clock.skew_seconds = 0.0
