@@ -50,6 +50,8 @@ class Swarm:
         self._picker = Picker(manifest.layout, self._assembly, held.missing(), engine.runtime.random)
         self._writes: list[tuple[Write, memoryview]] = []
         self._written = trio.Event()
+        self._resting: set[int] = set()  # links that are not asked for blocks
+        self._rest_if: Callable[[Session], bool] = lambda _: False
         self._sizes = Sizes(manifest, self.verified)
         self._refuted: SizeRefuted | None = None
 
@@ -147,6 +149,8 @@ class Swarm:
             self._picker.add_have(session.number, have)
         else:
             self._sessions[session.number] = session
+            if self._rest_if(session):
+                self._resting.add(session.number)
             self._picker.add_source(session.number, session.link.peer.node, have, self._now())
             self._picker.suggest(session.number, session.remembered_suggestion(self.tag))
         self._request_from(session.number)
@@ -161,6 +165,7 @@ class Swarm:
 
     def detach(self, source: int) -> None:
         """The link is gone, or voids its offer."""
+        self._resting.discard(source)
         if self._sessions.pop(source, None) is not None:
             self._picker.remove_source(source)
             self._pump()
@@ -189,6 +194,44 @@ class Swarm:
         if self._lenders and not self._engine.paused:
             for source, chunks in self._picker.assignments(self._now()):
                 self._lenders[source].assign(self.tag, chunks)
+
+    # --- what comes another way than by blocks ---
+
+    def offers(self) -> dict[int, tuple[Session, Bitmap]]:
+        """Return the links that offer it, by number, each with what it offers."""
+        return {number: (session, self._picker.have_of(number)) for number, session in self._sessions.items()}
+
+    def rest_if(self, condition: Callable[[Session], bool]) -> None:
+        """Request no blocks from links of which ``condition`` is true when they come, until ``rest`` says otherwise."""
+        self._rest_if = condition
+        self._resting |= {number for number, session in self._sessions.items() if condition(session)}
+
+    def rest(self, source: int, resting: bool) -> None:
+        """Request no blocks from a link, or do so again."""
+        if resting:
+            self._resting.add(source)
+        elif source in self._resting:
+            self._resting.discard(source)
+            self._request_from(source)
+
+    def fresh(self, chunks: Bitmap) -> Bitmap:
+        """Return those of ``chunks`` that are wanted and nobody has begun or holds back."""
+        return self._picker.fresh(chunks)
+
+    def hold_back(self, chunk: int) -> None:
+        """Somebody brings a fresh chunk another way."""
+        self._picker.hold_back(chunk)
+
+    def give_back(self, chunk: int) -> None:
+        """It is not brought after all."""
+        self._picker.give_back(chunk)
+        self._pump()
+
+    def came_otherwise(self, chunk: int) -> None:
+        """A chunk has come to where it should be; it is not in the spool file."""
+        self._picker.came_otherwise(chunk)
+        self.verified.add(chunk)
+        self._written.set()
 
     def is_source(self, source: int) -> bool:
         """Whether a link offers it."""
@@ -234,7 +277,11 @@ class Swarm:
         if not self.running or not self._engine.may_request():
             return
         session = self._sessions.get(source)
-        if session is None or self._engine.strikes.is_shut_out(session.link.peer.node, self._now()):
+        if (
+            session is None
+            or source in self._resting
+            or self._engine.strikes.is_shut_out(session.link.peer.node, self._now())
+        ):
             return
         for pick in self._picker.picks(source, self._now()):
             session.request(self.tag, pick.chunk, pick.offset, pick.length)

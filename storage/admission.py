@@ -13,6 +13,7 @@ from protocol.messages import DeskState, Propose
 
 CODE_NO_SPACE = "no-space"
 CODE_REFUSED = "refused"
+CODE_QUOTA = "quota"  # so much is stored for this node, or under such names, already
 CODE_BUSY = "busy"  # not now; trying again later makes sense
 
 
@@ -38,6 +39,7 @@ class Situation:
     free_bytes: int
     node_jobs: int  # jobs this node has open or was told "new" for, without this one
     node_jobs_max: int
+    over_quota: str | None = None  # why it may not have this stored
 
 
 def answer_to(propose: Propose, situation: Situation) -> DeskState | Refusal:
@@ -53,6 +55,8 @@ def answer_to(propose: Propose, situation: Situation) -> DeskState | Refusal:
         )
     if situation.known_size_bytes not in (None, size) and not situation.size_is_open:
         return Refusal(CODE_REFUSED, f"the file of this tag has {situation.known_size_bytes} bytes, not {size}")
+    if situation.over_quota is not None:
+        return Refusal(CODE_QUOTA, situation.over_quota)
     if situation.stored:
         return DeskState.STORED
     if situation.claims_full:
