@@ -20,6 +20,7 @@ import trio
 from daemon.commands import methods_of
 from daemon.config import DaemonConfig
 from daemon.desk import Desk
+from daemon.direct import DirectParts, OpenWeb
 from daemon.events import Events
 from daemon.fetching import Fetching
 from daemon.getrecord import Get
@@ -45,7 +46,7 @@ from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.hooks import Hooks
-from runtime.hosts import Network, on_networks, own_networks
+from runtime.hosts import Network, on_lan, on_networks, own_networks
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
@@ -54,7 +55,7 @@ from runtime.logs import setup_logs
 from runtime.observing import observe
 from runtime.places import folder_trouble
 from runtime.real import real_runtime
-from runtime.seam import Database, File, Runtime
+from runtime.seam import Database, File, Runtime, Web
 from runtime.serving import Life, changed_settings, serve_until_signal
 
 log = structlog.get_logger()
@@ -64,7 +65,16 @@ LAST_ANSWER_SECONDS = 0.5
 ENDED_SHOWN_MAX = 20
 TIMETABLE_SECONDS_MAX = 60.0
 # What changes while we run (SIGHUP); everything else was built upon.
-RELOADED = ("up_bytes_per_second", "down_bytes_per_second", "help_bytes_per_second", "timetable", "lend", "log_level")
+RELOADED = (
+    "up_bytes_per_second",
+    "down_bytes_per_second",
+    "help_bytes_per_second",
+    "lan_exempt",
+    "help_when_idle",
+    "timetable",
+    "lend",
+    "log_level",
+)
 
 J = TypeVar("J", Put, Get)
 
@@ -94,6 +104,7 @@ class Daemon:
         find_own_networks: Callable[[], Sequence[Network]] = own_networks,
         observe: Observe | None = None,
         tell: Tell | None = None,
+        open_web: OpenWeb | None = None,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -133,6 +144,7 @@ class Daemon:
         )
         holders = Holders(self.node, self.tracker_link, self.neighbours, library, self.engine, self.lan_nodes)
         self.holders = holders
+        self.direct = DirectParts(self.engine, library, open_web if config.direct else None)
         self.relays = Relays(
             runtime,
             library,
@@ -184,6 +196,7 @@ class Daemon:
                 await parts.start(self.puts.run)
                 await parts.start(self.gets.run)
                 parts.start_soon(self.reading.run, name="reading")
+                parts.start_soon(self.direct.run, name="direct parts")
                 parts.start_soon(self.watching.run, name="watched folders")
                 if self._tell_hooks is not None:
                     parts.start_soon(tell_hooks, self.events, self._tell_hooks, name="hooks")
@@ -204,7 +217,8 @@ class Daemon:
         if link.peer.role is Role.TRACKER:
             await self.tracker_link.serve(link)
             return
-        async with self.engine.session(link) as session:
+        near = on_lan(link.remote, self._find_own_networks())
+        async with self.engine.session(link, near=near) as session:
             with self.neighbours.opened(link):
                 try:
                     async for message in link.messages():
@@ -213,6 +227,7 @@ class Daemon:
                 finally:
                     self.desk.ended(link)
                     self.relays.link_ended(link)
+                    self.direct.link_ended(link)
 
     # --- for commands ---
 
@@ -233,11 +248,19 @@ class Daemon:
     def apply_settings(self) -> None:
         """Bring caps and pause into force."""
         settings = self.settings.settings
-        caps = self.caps
-        self.engine.set_budgets(up=caps.up, help=caps.help, down=caps.down)
+        self._apply_caps(self.caps)
         self.engine.set_paused(settings.paused)
         self.puts.set_paused(settings.paused)
         self.tracker_link.beat_soon()
+
+    def _apply_caps(self, caps: Caps) -> None:
+        self.engine.set_budgets(
+            up=caps.up,
+            help=caps.help,
+            down=caps.down,
+            apart=self.config.lan_exempt,
+            idle=self.settings.settings.idle,
+        )
 
     async def reconfigure(self, config: DaemonConfig) -> Sequence[str]:
         """Bring new settings into force: caps, lending, how much is logged; return the names of the others that differ.
@@ -316,7 +339,7 @@ class Daemon:
             caps = self.caps
             if caps != before:
                 log.info("caps by the timetable", up=caps.up, down=caps.down, help=caps.help)
-                self.engine.set_budgets(up=caps.up, help=caps.help, down=caps.down)
+                self._apply_caps(caps)
                 before = caps
 
     def _told_by_tracker(self, message: m.Message) -> None:
@@ -328,6 +351,12 @@ class Daemon:
             self.relays.closed(link, message.tag)
         elif isinstance(message, m.Assign):
             self.relays.assigned(link, message)
+            return
+        elif isinstance(message, m.PartGrant):
+            self.direct.granted(link, message)
+            return
+        elif isinstance(message, m.PartRecall):
+            self.direct.recalled(link, message)
             return
         taken = link.peer.role is Role.STORAGE and self.desk.receive(link, message)
         if taken:
@@ -363,11 +392,13 @@ async def opened(
     *,
     observe: Observe | None = None,
     tell: Tell | None = None,
+    open_web: OpenWeb | None = None,
 ) -> AsyncIterator[Daemon]:
     """Take the state folder for this process, read what it holds, and give it back when the block ends.
 
     ``discovery`` None: nobody is looked for on the LAN. ``observe`` None: watched folders are looked at once in a
-    while. ``tell``: what is told of transfers that have ended.
+    while. ``tell``: what is told of transfers that have ended. ``open_web``: how to reach HTTP servers, for what a
+    storage node lets us put straight into its store.
 
     Raises:
         ConfigError: not joined, joined as something else, running already, or the folder cannot be used.
@@ -395,6 +426,7 @@ async def opened(
                 find_own_networks,
                 observe=observe,
                 tell=tell,
+                open_web=open_web,
             )
         finally:
             with trio.CancelScope(shield=True):
@@ -425,7 +457,7 @@ async def serve(config: DaemonConfig, runtime: Runtime, life: Life[DaemonConfig]
     discovery = ZeroconfDiscovery() if config.mdns else None
     tell = Hooks(config.hook_command, config.hook_url).tell if config.hook_command or config.hook_url else None
     async with (
-        opened(config, runtime, discovery, observe=observe, tell=tell) as daemon,
+        opened(config, runtime, discovery, observe=observe, tell=tell, open_web=_open_web) as daemon,
         trio.open_nursery() as parts,
     ):
         await parts.start(daemon.run)
@@ -438,6 +470,14 @@ async def serve(config: DaemonConfig, runtime: Runtime, life: Life[DaemonConfig]
             },
             daemon.reconfigure,
         )
+
+
+@asynccontextmanager
+async def _open_web() -> AsyncIterator[Web]:
+    from runtime.web import open_web  # here, because it takes a fifth of a second, and most daemons never need it
+
+    async with open_web() as web:
+        yield web
 
 
 def main(config: DaemonConfig, read: Callable[[], DaemonConfig] | None = None) -> int:

@@ -30,6 +30,12 @@ class DaemonConfig:
     up_bytes_per_second: float | None = None
     down_bytes_per_second: float | None = None
     help_bytes_per_second: float | None = None
+    # Put chunks straight into a storage node's object store when it says so; else it carries them.
+    direct: bool = True
+    # Caps are about the line to the outside; nodes on the LAN are not on it.
+    lan_exempt: bool = True
+    # Help others only as far as nobody on this line notices (exchange/courtesy.py).
+    help_when_idle: bool = False
     # Lower caps at some hours of the week: daemon/timetable.py. Of two caps the lower one holds.
     timetable: str = ""
     # Downloads that are not told where to go; None: "Downloads" in the user's home.

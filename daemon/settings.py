@@ -16,18 +16,20 @@ from daemon.timetable import Caps, Timetable
 from protocol.errors import CommandError
 from runtime.seam import Database
 
-KEYS = ("up", "down", "help", "paused", "timetable")
+KEYS = ("up", "down", "help", "paused", "timetable", "idle")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Caps in bytes per second; None is no cap. ``timetable``: further caps by the hour; the lower one holds."""
+    """Caps in bytes per second; None is no cap. ``timetable``: further caps by the hour; the lower one holds. ``idle``:
+    help makes way for everybody else on the line."""
 
     up: float | None
     down: float | None
     help: float | None
     paused: bool = False
     timetable: str = ""
+    idle: bool = False
 
     @property
     def caps(self) -> Caps:
@@ -58,6 +60,7 @@ class SettingsKeeper:
                 config.down_bytes_per_second,
                 config.help_bytes_per_second,
                 timetable=config.timetable,
+                idle=config.help_when_idle,
             ),
             **self._changed,
         )
@@ -72,7 +75,7 @@ class SettingsKeeper:
         return self._parsed.seconds_to_next(_second_of_week(wall))
 
     async def change(self, **changed: float | bool | str | None) -> Settings:
-        """Change ``up``, ``down``, ``help``, ``paused`` or ``timetable``; durable when this returns."""
+        """Change ``up``, ``down``, ``help``, ``paused``, ``timetable`` or ``idle``; durable when this returns."""
         rows = [(key, json.dumps(value)) for key, value in changed.items()]
         await self._database.transaction(
             lambda cursor: cursor.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
@@ -104,6 +107,15 @@ def _second_of_week(wall: float) -> float:
     except (ValueError, OverflowError, OSError):
         return 0.0  # A clock beyond all calendars.
     return moment.weekday() * 86400 + moment.hour * 3600 + moment.minute * 60 + moment.second + moment.microsecond / 1e6
+
+
+def read_switch(key: str, value: Any) -> bool:
+    """Return what a caller gives as on or off. Raises ``CommandError`` when it is neither."""
+    if value in ("on", True):
+        return True
+    if value in ("off", False, None):
+        return False
+    raise CommandError("usage", f'{key}: "on" or "off" was expected', 2)
 
 
 def read_rate(key: str, value: Any) -> float | None:

@@ -16,7 +16,7 @@ from daemon.getrecord import Get
 from daemon.hashing import hash_file
 from daemon.parameters import absolute_path, absolute_paths, only, optional_name, optional_text, tag_or_name, text
 from daemon.putrecord import Put, error_json
-from daemon.settings import read_rate, read_timetable
+from daemon.settings import read_rate, read_switch, read_timetable
 from daemon.timetable import Caps
 from daemon.walking import Found, Skipped, find_files
 from protocol.errors import CommandError, NotFound
@@ -161,13 +161,16 @@ class TransferCommands:
         return {"id": job.id, "state": job.state.value}
 
     async def limit(self, params: dict[str, Any], _notify: Notify) -> Any:
-        """{up?, down?, help?: bytes per second or "off"; timetable?: text} → what is set, and what holds ``now``."""
-        only(params, "up", "down", "help", "timetable")
+        """{up?, down?, help?: bytes per second or "off"; timetable?: text; idle?: "on" or "off"} → what is set, and what
+        holds ``now``."""
+        only(params, "up", "down", "help", "timetable", "idle")
         changed: dict[str, float | str | None] = {
             key: read_rate(key, params[key]) for key in ("up", "down", "help") if key in params
         }
         if "timetable" in params:
             changed["timetable"] = read_timetable(params["timetable"])
+        if "idle" in params:
+            changed["idle"] = read_switch("idle", params["idle"])
         if changed:
             await self._daemon.settings.change(**changed)
             self._daemon.apply_settings()
@@ -176,6 +179,7 @@ class TransferCommands:
         return {
             **_caps_json(settings.caps),
             "timetable": settings.timetable or "off",
+            "idle": "on" if settings.idle else "off",
             "now": _caps_json(self._daemon.caps),
         }
 

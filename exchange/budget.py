@@ -27,6 +27,11 @@ class Budget:
         if bytes_per_second is not None:
             self._tokens = max(self._tokens, -bytes_per_second)
 
+    def ease(self, bytes_per_second: float | None, now: float) -> None:
+        """Use another cap from now on, which may happen all the time: a debt stays one."""
+        self._refill(now)
+        self.bytes_per_second = bytes_per_second
+
     def spend(self, size_bytes: int, now: float) -> None:
         """Take ``size_bytes`` out, into debt if need be."""
         if self.bytes_per_second is not None:

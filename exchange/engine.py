@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ import trio
 
 from exchange.budget import Budget
 from exchange.buffers import BufferPool
+from exchange.courtesy import LOOK_SECONDS, Courtesy, Look
+from exchange.lines import Lines
 from exchange.seeding import Seeding
 from exchange.session import Session
 from exchange.spool import Spool
 from exchange.strikes import Strikes
 from exchange.swarm import OnVerified, Swarm
-from exchange.uplink import Purpose, Uplink, Wanted
+from exchange.uplink import Purpose, Wanted
 from protocol.bitmap import Bitmap
 from protocol.errors import LinkLost
 from protocol.ids import NodeId, Tag
@@ -29,14 +32,20 @@ from protocol.limits import MIB
 from protocol.manifest import Layout, Manifest
 from protocol.messages import Ask
 from runtime.link import Link
-from runtime.seam import Runtime
+from runtime.seam import Line, Runtime
 
 log = structlog.get_logger()
+
+# Caps may change while something waits for them.
+LEAVE_SECONDS_MAX = 0.5
 
 # Blocks that have arrived and are not written yet, and blocks that are read and not sent yet: both bound memory,
 # however many links there are.
 RECEIVING_BYTES_MAX = 32 * MIB
 SENDING_BYTES_MAX = 16 * MIB
+# So long after a block a link counts as one that carries such blocks.
+HELPING_SECONDS = 1.0
+PACE_SHARE = 1.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +105,31 @@ class Engine:
         self.holdings = holdings
         self.paused = False
         self.strikes = Strikes()
-        self.uplink = Uplink(runtime.clock.monotonic(), up_bytes_per_second, help_bytes_per_second)
+        self.uplink = Lines(runtime.clock.monotonic())
+        self._help: float | None = None
+        self._courtesy: Courtesy | None = None
+        self._courteous = trio.Event()
         self.seeding = Seeding(runtime.random)
         self.receiving = BufferPool(RECEIVING_BYTES_MAX)
         self.sending = BufferPool(SENDING_BYTES_MAX)
         self.received_bytes = 0
         self.wasted_bytes = 0
         self._down = Budget(None, runtime.clock.monotonic())
+        self._own_at: dict[int, float] = {}  # when a link last asked for, or was sent, something of our user's
+        self._helped_at: dict[int, float] = {}  # or something else
         self._sent_bytes = {Purpose.OWN: 0, Purpose.HELP: 0}
         self._sessions: dict[int, Session] = {}
         self._swarms: dict[Tag, Swarm] = {}
         self._numbers = 0
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.set_budgets(up=up_bytes_per_second, help=help_bytes_per_second)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hand out the uplink until cancelled."""
         async with trio.open_nursery() as sending:
             self._nursery = sending
+            sending.start_soon(self._look_at_the_line, name="look at the line")
             task_status.started()
             try:
                 while True:
@@ -127,11 +143,66 @@ class Engine:
             finally:
                 self._nursery = None
 
-    def set_budgets(self, *, up: float | None, help: float | None, down: float | None = None) -> None:
-        """Use other caps from now on. ``down`` caps what we request, and with it what comes."""
-        self.uplink.change(self.now(), up, help)
+    def set_budgets(
+        self,
+        *,
+        up: float | None,
+        help: float | None,
+        down: float | None = None,
+        apart: bool = False,
+        idle: bool = False,
+    ) -> None:
+        """Use other caps from now on. ``down`` caps what we request, and with it what comes. ``apart``: they are for
+        the line only, not for the LAN. ``idle``: help only as far as nobody else on it notices (courtesy.py)."""
+        self._help = help
+        if not idle:
+            self._courtesy = None
+            for session in self._sessions.values():
+                if session.link.line is not None:
+                    session.link.line.pace(None)
+        elif self._courtesy is None:
+            self._courtesy = Courtesy(self.now())
+            self._courteous.set()
+            self._courteous = trio.Event()
+        self.uplink.change(self.now(), up, self._help_cap(), apart=apart)
         self._down.change(down, self.now())
         self._wake.set()
+
+    def _help_cap(self) -> float | None:
+        if self._courtesy is None:
+            return self._help
+        return self._courtesy.rate if self._help is None else min(self._help, self._courtesy.rate)
+
+    async def _look_at_the_line(self) -> None:
+        """Keep help out of the way of whoever else is on the line, as long as that is wanted."""
+        while True:
+            if self._courtesy is None:
+                await self._courteous.wait()
+            await trio.sleep(LOOK_SECONDS)
+            courtesy = self._courtesy
+            if courtesy is None:
+                continue
+            looks: dict[int, Look] = {}
+            lines: dict[int, Line] = {}
+            for number, session in self._sessions.items():
+                line = session.link.line
+                if line is None or self.uplink.is_near(number):
+                    continue
+                state = line.look()
+                if state is not None:
+                    lines[number] = line
+                    looks[number] = Look(
+                        state.round_trip_seconds, state.base_seconds, state.acked_bytes, state.lost_segments
+                    )
+            now = self.now()
+            courtesy.look(now, looks)
+            helping = [number for number in lines if now - self._helped_at.get(number, -math.inf) < HELPING_SECONDS]
+            for number, line in lines.items():
+                # The kernel spreads what we give it in whole blocks. Frames and records come on top.
+                own = now - self._own_at.get(number, -math.inf) < HELPING_SECONDS
+                line.pace(None if own or number not in helping else courtesy.rate * PACE_SHARE / len(helping))
+            self.uplink.ease(now, self._help_cap())
+            self._wake.set()
 
     def set_paused(self, paused: bool) -> None:
         """Serve nothing and request nothing while paused."""
@@ -139,8 +210,8 @@ class Engine:
         self._wake.set()
 
     @asynccontextmanager
-    async def session(self, link: Link) -> AsyncIterator[Session]:
-        """Open the exchange over ``link`` while the block lasts.
+    async def session(self, link: Link, *, near: bool = False) -> AsyncIterator[Session]:
+        """Open the exchange over ``link`` while the block lasts. ``near``: it leads to a node on the LAN.
 
         Raises:
             LinkLost: the engine is not running (any more).
@@ -150,6 +221,7 @@ class Engine:
         self._numbers += 1
         session = Session(self, link, self._numbers)
         self._sessions[session.number] = session
+        self.uplink.place(session.number, near=near)
         self._nursery.start_soon(session.run, name=f"send to {link.peer.node[:8]}")
         try:
             yield session
@@ -157,6 +229,8 @@ class Engine:
             del self._sessions[session.number]
             session.stop()
             self.uplink.drop(session.number, self.now())
+            self._own_at.pop(session.number, None)
+            self._helped_at.pop(session.number, None)
             self.seeding.drop(session.number)
             for swarm in list(self._swarms.values()):
                 swarm.detach(session.number)
@@ -257,19 +331,28 @@ class Engine:
         """They want a block. False: they have asked for it already, and it is not sent yet."""
         self._wake.set()
         again = self.seeding.asked(session.number, wanted.tag, wanted.chunk, self.now())
-
+        (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = self.now()
         return self.uplink.add(session.number, wanted, purpose, again=again)
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
         """A granted block has left, or could not be sent (0 bytes)."""
         held = self.holdings.holding(wanted.tag)
-        self._sent_bytes[Purpose.OWN if held is not None and held.own else Purpose.HELP] += size_bytes
-        self.uplink.sent(session.number, self.now())
-
+        own = held is not None and held.own
+        self._sent_bytes[Purpose.OWN if own else Purpose.HELP] += size_bytes
+        (self._own_at if own else self._helped_at)[session.number] = self.now()
+        self.uplink.sent(session.number, wanted, size_bytes if held is not None else 0, self.now())
         if size_bytes and held is not None:
-            self.uplink.flowed(size_bytes, self.now())
             self.seeding.sent(wanted.tag, wanted.chunk, size_bytes, held.layout)
         self._wake.set()
+
+    async def leave(self, tag: Tag, size_bytes: int) -> None:
+        """Wait until so many bytes of ``tag`` may leave another way than over a link; they count as sent."""
+        held = self.holdings.holding(tag)
+        purpose = Purpose.OWN if held is not None and held.own else Purpose.HELP
+        while (seconds := self.uplink.room_seconds(purpose, self.now())) > 0:
+            await trio.sleep(min(seconds, LEAVE_SECONDS_MAX))
+        self.uplink.spend(purpose, size_bytes, self.now())
+        self._sent_bytes[purpose] += size_bytes
 
     def completed(self, session: Session, tag: Tag) -> None:
         """They need nothing more of ``tag``."""

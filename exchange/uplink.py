@@ -97,6 +97,10 @@ class Uplink:
         self._up.change(up_bytes_per_second, now)
         self._help.change(help_bytes_per_second, now)
 
+    def ease(self, now: float, help_bytes_per_second: float | None) -> None:
+        """Change the cap of help a little, as often as one likes: what was overdrawn stays owed."""
+        self._help.ease(help_bytes_per_second, now)
+
     def add(self, link: int, wanted: Wanted, purpose: Purpose, *, again: bool = False) -> bool:
         """Queue a request. False: this block waits for this link already, and is not queued again."""
         queue = self._queues.setdefault(link, _Queue())
@@ -187,6 +191,20 @@ class Uplink:
 
     def flowed(self, size_bytes: int, now: float) -> None:
         """So many bytes of blocks have left, over whichever link."""
+        self._flow.left(size_bytes, now)
+
+    def room_seconds(self, purpose: Purpose, now: float) -> float:
+        """Return how long until something may leave another way than over a link: 0 at once, infinity never."""
+        if self.paused:
+            return math.inf
+        seconds = self._up.wait_seconds(now)
+        return max(seconds, self._help.wait_seconds(now)) if purpose is Purpose.HELP else seconds
+
+    def spend(self, purpose: Purpose, size_bytes: int, now: float) -> None:
+        """So many bytes leave another way than over a link."""
+        self._up.spend(size_bytes, now)
+        if purpose is Purpose.HELP:
+            self._help.spend(size_bytes, now)
         self._flow.left(size_bytes, now)
 
     def wait_seconds(self, now: float) -> float:

@@ -51,6 +51,13 @@ def on_networks(addresses: Iterable[str], networks: Sequence[Network]) -> tuple[
     return tuple(near)
 
 
+def on_lan(address: str, networks: Sequence[Network]) -> bool:
+    """Whether ``address`` (host:port) is reached without our line: on one of ``networks``, with a private address. This
+    very machine is no LAN."""
+    near = on_networks((address,), [network for network in networks if not network.is_loopback])
+    return any(ipaddress.ip_address(parse_address(one)[0].partition("%")[0]).is_private for one in near)
+
+
 def _is_virtual(interface: str) -> bool:
     # Addresses of container and virtual machine bridges are the same on many machines: likely somebody else's there.
     return interface.startswith(("docker", "br-", "virbr", "veth", "vmnet", "vboxnet", "lxc", "cni", "podman", "utun"))

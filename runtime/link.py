@@ -34,6 +34,7 @@ class Link:
         self.peer = peer
         self.dialled = dialled
         self.remote = stream.remote
+        self.line = stream.line  # what can be seen of the way, if anything
         self.lost: str | None = None  # why it ended, once it has
         self.round_trip_seconds: float | None = None
         self.bytes_sent = 0

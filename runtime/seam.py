@@ -35,8 +35,36 @@ class Clock(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LineState:
+    """What the kernel knows of a connection's way. ``base_seconds``: the shortest round trip of the last minutes.
+    ``acked_bytes`` and ``lost_segments``: since it was opened."""
+
+    round_trip_seconds: float
+    base_seconds: float
+    acked_bytes: int
+    lost_segments: int
+
+
+class Line(Protocol):
+    """The way of one connection."""
+
+    def look(self) -> LineState | None:
+        """Return how it is now; None when the connection has ended."""
+        ...
+
+    def pace(self, bytes_per_second: float | None) -> None:
+        """Let the kernel send no faster than this, evenly; None: as fast as it can."""
+        ...
+
+
 class ByteStream(Protocol):
     """One connection. One task sends, one receives."""
+
+    @property
+    def line(self) -> Line | None:
+        """What can be seen of its way; None where nothing can."""
+        ...
 
     @property
     def remote(self) -> str:

@@ -25,7 +25,7 @@ from protocol.errors import LinkLost, NotTrusted
 from protocol.ids import NodeId, Role
 from protocol.limits import ALPN, ALPN_JOIN, HANDSHAKE_SECONDS_MAX
 from runtime.identity import Credentials, Peer
-from runtime.seam import Buffer, ByteStream, SecureStream
+from runtime.seam import Buffer, ByteStream, Line, SecureStream
 
 # A quiet link gets by with one record's worth; a busy one grows to what a socket delivers at once.
 _RECEIVE_BYTES_MIN = 16 * 1024
@@ -83,6 +83,11 @@ class TlsStream:
     def remote(self) -> str:
         """See ``seam.ByteStream``."""
         return self._stream.remote
+
+    @property
+    def line(self) -> Line | None:
+        """See ``seam.ByteStream``."""
+        return self._stream.line
 
     @property
     def alpn(self) -> str:

@@ -277,10 +277,11 @@ def cancel(console: Console, job: str) -> None:
 
 
 @click.command()
-@click.argument("rates", nargs=-1, metavar="[up=RATE] [down=RATE] [help=RATE] | timetable TEXT | off")
+@click.argument("rates", nargs=-1, metavar="[up=RATE] [down=RATE] [help=RATE] [idle=on|off] | timetable TEXT | off")
 @verb
 def limit(console: Console, rates: tuple[str, ...]) -> None:
-    """Show or set budgets: up (all that leaves), down, help (what we push for others). "off" lifts them.
+    """Show or set budgets: up (all that leaves), down, help (what we push for others). "off" lifts them. With
+    idle=on others are helped only as far as nobody else on this line notices.
 
     A RATE is 20mbit (bits), or 2M or 500KiB/s (bytes), or off. A timetable lowers them by the hour, as in
     "08:00,512k 12:00,10M 23:00,off" or "Mon-08:00,1M Fri-18:00,off".
@@ -296,7 +297,7 @@ def parse_limits(rates: tuple[str, ...]) -> dict[str, float | str]:
         click.UsageError: one of them is no budget.
     """
     if rates == ("off",):
-        return {"up": "off", "down": "off", "help": "off", "timetable": "off"}
+        return {"up": "off", "down": "off", "help": "off", "timetable": "off", "idle": "off"}
     if rates[:1] == ("timetable",):
         if len(rates) == 1:
             raise click.UsageError('timetable: "08:00,512k 23:00,off" or off was expected')
@@ -305,8 +306,12 @@ def parse_limits(rates: tuple[str, ...]) -> dict[str, float | str]:
     limits: dict[str, float | str] = {}
     for text in rates:
         word, equals, rate = text.partition("=")
+        if word == "idle" and rate in ("on", "off"):
+            limits[word] = rate
+            continue
         if not equals or word not in ("up", "down", "help"):
-            raise click.UsageError(f"{text!r}: up=RATE, down=RATE, help=RATE, timetable TEXT or off was expected")
+            kinds = "up=RATE, down=RATE, help=RATE, idle=on|off, timetable TEXT or off"
+            raise click.UsageError(f"{text!r}: {kinds} was expected")
         limits[word] = RATE.convert(rate, None, None)
     return limits
 

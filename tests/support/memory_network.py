@@ -84,6 +84,10 @@ class MemoryStream:
     def remote(self) -> str:
         return self._remote
 
+    @property
+    def line(self) -> None:
+        return None
+
     async def send_all(self, data: Buffer) -> None:
         await self.outgoing.write(data, self._remote)
 

@@ -15,7 +15,7 @@ import trio
 from protocol.errors import LinkLost, NotTrusted
 from protocol.limits import ALPN, ALPN_JOIN, CERTIFICATE_BYTES_MAX, HANDSHAKE_SECONDS_MAX
 from runtime.identity import Credentials, Peer
-from runtime.seam import Buffer, ByteStream, SecureStream
+from runtime.seam import Buffer, ByteStream, Line, SecureStream
 from runtime.tls import Expected
 
 _MAGIC = b"PLAIN"
@@ -32,6 +32,10 @@ class PlainStream:
     @property
     def remote(self) -> str:
         return self._stream.remote
+
+    @property
+    def line(self) -> Line | None:
+        return self._stream.line
 
     async def send_all(self, data: Buffer) -> None:
         await self._stream.send_all(data)

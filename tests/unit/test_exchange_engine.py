@@ -39,6 +39,7 @@ class PipeStream:
     def __init__(self, stream: trio.abc.Stream, remote: str) -> None:
         self._stream = stream
         self.remote = remote
+        self.line = None
 
     async def send_all(self, data) -> None:
         await self.send_parts((data,))
