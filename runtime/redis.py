@@ -10,7 +10,7 @@ One server, or an address behind which a primary is chosen; a Redis Cluster is n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -184,6 +184,23 @@ class RedisServer:
                 except (RedisError, OSError, ExceptionGroup) as error:
                     self._away(error)
             await trio.sleep(PROBE_SECONDS)
+
+    async def read_map(self, key: str) -> dict[bytes, bytes]:
+        """Return all of a hash; {} when there is none. Raises ``StorageUnavailable``."""
+
+        async def run(client: coredis.Redis[bytes]) -> dict[bytes, bytes]:
+            return dict(await client.hgetall(key))
+
+        return await self._ask(run)
+
+    async def write_map(self, key: str, values: Mapping[bytes, bytes], seconds: int) -> None:
+        """Put values into a hash, which is kept for so long from now on. Raises ``StorageUnavailable``."""
+
+        async def run(client: coredis.Redis[bytes]) -> None:
+            await client.hset(key, dict(values))
+            await client.expire(key, seconds)
+
+        await self._ask(run)
 
     async def _ask(self, question: Callable[[coredis.Redis[bytes]], Awaitable[T]]) -> T:
         client = self._client

@@ -19,7 +19,7 @@ import trio
 
 from protocol import messages as m
 from protocol.errors import StorageFull
-from protocol.ids import NodeId, Role, Tag
+from protocol.ids import NodeAddress, NodeId, Role, Tag
 from runtime.link import Link
 from runtime.seam import Runtime
 from tracker.addresses import reachable_addresses
@@ -74,6 +74,9 @@ class Access:
         own_hosts: Callable[[], Sequence[str]],
     ) -> None:
         self.counts = AccessCounts()
+        # Says a message to a node that is linked to another tracker of this swarm; None: there is no other.
+        self.post_elsewhere: Callable[[NodeId, m.Message], None] | None = None
+        self.trackers: tuple[NodeAddress, ...] = ()  # of this swarm, when there are several
         self.journal = Journal(runtime.clock.monotonic(), runtime.clock.wall())
         self._runtime = runtime
         self._index = index
@@ -108,9 +111,7 @@ class Access:
                 log.info("node forgotten", node=node)
             self.journal.keep((job.tag, job.storage) for job in await self._index.jobs(now))
             self._ordered = {
-                key: at
-                for key, at in self._ordered.items()
-                if now - at < ORDER_INTERVALS * self._interval_seconds and key[0] in self._links
+                key: at for key, at in self._ordered.items() if now - at < ORDER_INTERVALS * self._interval_seconds
             }
 
     async def serve(self, link: Link) -> None:
@@ -130,6 +131,8 @@ class Access:
         log.info("node connected", node=profile.node, role=profile.role, name=profile.name, remote=link.remote)
         try:
             link.post(m.Revocations(revocations=self._registrar.revocations))
+            if len(self.trackers) > 1:
+                link.post(m.Trackers(trackers=self.trackers))
             async for message in link.messages():
                 if not link.alive:
                     break  # revoked in the meantime: what it still says is not heard
@@ -142,7 +145,21 @@ class Access:
         """Forget a node that was revoked, and tell everybody. Its links are closed by ``Links.renew``."""
         await self._index.forget(node)
         self.journal.node("revoked", node, self._runtime.clock.wall())
-        message = m.Revocations(revocations=self._registrar.revocations)
+        self._tell_all(m.Revocations(revocations=self._registrar.revocations))
+
+    def tell_trackers(self, trackers: tuple[NodeAddress, ...]) -> None:
+        """Tell everybody, and whoever comes, who the trackers of this swarm are."""
+        if len(trackers) > 1 or self.trackers:
+            self._tell_all(m.Trackers(trackers=trackers))
+            self.trackers = trackers
+
+    def deliver(self, node: NodeId, message: m.Message) -> None:
+        """Pass on what another tracker says to a node that may be linked here."""
+        link = self._link_to(node)
+        if link is not None:
+            link.post(message)
+
+    def _tell_all(self, message: m.Message) -> None:
         for links in self._links.values():
             for link in links:
                 link.post(message)
@@ -220,7 +237,7 @@ class Access:
         log.debug("job", tag=str(update.tag), storage=profile.node, state=update.state, stored=update.chunks_stored)
         if is_news:
             holders = await self._index.holders(update.tag, now)
-            helpers = [holder.node.node for holder in holders if holder.node.node in self._links]
+            helpers = [holder.node.node for holder in holders if holder.node.fresh]
             for helper in helpers:
                 await self._order(helper, [update.tag], now)
             for job in await self._index.jobs_of(update.tag, now):
@@ -261,12 +278,8 @@ class Access:
                 if patient and last is not None and now - last < self._interval_seconds:
                     continue
                 order = await self._order_for(node, job, now)
-                link = next((link for link in reversed(self._links.get(node, ())) if link.alive), None)
-                if order is not None and link is not None:
-                    link.post(order)
-                    self._ordered[key] = now
+                if self._post_order(node, order, key, now):
                     self.journal.ordered(node, tag, job.storage, self._runtime.clock.wall())
-                    self.counts.orders += 1
                     given += 1
 
     async def _order_relays(self, node: NodeId, now: float) -> None:
@@ -293,12 +306,21 @@ class Access:
 
     def _post_order(
         self, node: NodeId, order: m.Order | m.RelayOrder | None, key: tuple[NodeId, Tag, NodeId], now: float
-    ) -> None:
-        link = next((link for link in reversed(self._links.get(node, ())) if link.alive), None)
-        if order is not None and link is not None:
+    ) -> bool:
+        """Say an order to a node, here or by the tracker that it is linked to; return whether that could be tried."""
+        link = self._link_to(node)
+        if order is None or (link is None and self.post_elsewhere is None):
+            return False
+        if link is not None:
             link.post(order)
-            self._ordered[key] = now
-            self.counts.orders += 1
+        elif self.post_elsewhere is not None:
+            self.post_elsewhere(node, order)
+        self._ordered[key] = now
+        self.counts.orders += 1
+        return True
+
+    def _link_to(self, node: NodeId) -> Link | None:
+        return next((link for link in reversed(self._links.get(node, ())) if link.alive), None)
 
     async def _order_for(self, node: NodeId, job: Job, now: float) -> m.Order | None:
         helper = await self._index.holder(job.tag, node, now)

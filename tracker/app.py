@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from protocol.errors import ConfigError, UpswarmError
-from protocol.ids import NodeAddress, Role, parse_address
+from protocol.ids import NodeAddress, NodeId, Role, parse_address
 from protocol.invite import Invite
 from runtime.discovery import Announcement, Discovery, ZeroconfDiscovery
 from runtime.hosts import own_hosts
@@ -41,6 +42,9 @@ from tracker.registrar import Registrar
 from tracker.sight import Sight
 from tracker.statistics import About, TrackerStatistics, Traffic
 
+if TYPE_CHECKING:
+    from tracker.sharing import Sharing
+
 log = structlog.get_logger()
 
 # Our own certificate is good for weeks when it is due: an hour is soon enough to notice.
@@ -62,7 +66,9 @@ class Tracker:
         http: str | None,
         find_own_hosts: Callable[[], Sequence[str]],
     ) -> None:
-        self.index: Index = MemoryIndex(Patience.of_interval(config.heartbeat_seconds))
+        patience = Patience.of_interval(config.heartbeat_seconds)
+        self._sharing = _share(config, registrar, runtime.clock, credentials.node, patience)
+        self.index: Index = MemoryIndex(patience) if self._sharing is None else self._sharing.index
         self._config = config
         self._runtime = runtime
         self._places = places
@@ -81,6 +87,14 @@ class Tracker:
         self.sight = Sight(runtime.clock, self.index, self._access, self._about, self._traffic)
         self._name = config.name or runtime.machine_name
         self.links = Links(runtime, credentials, name=self._name, serve=self._access.serve, serve_door=self._door.serve)
+        if self._sharing is not None:
+            fellows = self._sharing.meet(
+                lambda: self.address,
+                deliver=self._access.deliver,
+                on_trackers=self._access.tell_trackers,
+                on_revoked=self._shut_out,
+            )
+            self._access.post_elsewhere = fellows.post
 
     @property
     def ready(self) -> dict[str, str | None]:
@@ -112,6 +126,8 @@ class Tracker:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve nodes until cancelled."""
         async with trio.open_nursery() as services:
+            if self._sharing is not None:
+                await services.start(self._sharing.run)
             await services.start(self.links.run, (self._listener,))
             services.start_soon(self._access.run, name="index upkeep")
             services.start_soon(self._renew_own, name="own certificate")
@@ -141,11 +157,14 @@ class Tracker:
     async def revoke(self, prefix: str) -> Member:
         """Shut a node out: its links end now, and everybody is told. Raises ``CommandError``."""
         member = await self._registrar.revoke(prefix)
+        await self._shut_out(member)
+        log.warning("node revoked", node=member.node, role=member.role, name=member.name)
+        return member
+
+    async def _shut_out(self, member: Member) -> None:
         # Its links end first, so that nothing it still says comes behind what is forgotten.
         self.links.renew(self.links.credentials.with_revocations(self._registrar.revocations))
         await self._access.shut_out(member.node)
-        log.warning("node revoked", node=member.node, role=member.role, name=member.name)
-        return member
 
     async def statistics(self) -> TrackerStatistics:
         """Return how it stands; a second old at most."""
@@ -174,6 +193,8 @@ class Tracker:
             orders=access.orders,
             joined=door.joined,
             joins_refused=door.refused,
+            trackers=max(1, len(self._access.trackers)),
+            alone=self._sharing.index.away if self._sharing is not None else None,
         )
 
     async def _renew_own(self) -> None:
@@ -233,6 +254,18 @@ async def run(
         finally:
             with trio.CancelScope(shield=True):
                 await membership.aclose()
+
+
+def _share(
+    config: TrackerConfig, registrar: Registrar, clock: Clock, node: NodeId, patience: Patience
+) -> Sharing | None:
+    if not config.redis:
+        return None
+    from runtime.redis import RedisAddress
+    from tracker.sharing import Sharing
+
+    address = RedisAddress.parse(config.redis)
+    return Sharing(address, config.redis_password.reveal(), registrar, clock, node, patience)
 
 
 async def _serve(

@@ -11,6 +11,7 @@ from pathlib import Path
 from protocol.errors import ConfigError
 from protocol.ids import parse_address
 from protocol.limits import ADDRESSES_MAX, WORD_BYTES_MAX
+from runtime.config import NO_SECRET, Secret
 
 # What runtime/heartbeat.py goes along with.
 HEARTBEAT_SECONDS_MIN = 0.1
@@ -35,6 +36,9 @@ class TrackerConfig:
     heartbeat_seconds: float = 5.0
     # Tell the LAN where we are (addresses only; identity always comes from the handshake).
     mdns: bool = True
+    # Where the index is that several trackers of this swarm share, as redis://HOST:PORT; empty: there is one tracker.
+    redis: str = ""
+    redis_password: Secret = NO_SECRET
     log_level: str = "info"
     # What people see; empty: the machine's name.
     name: str = ""
@@ -59,5 +63,19 @@ class TrackerConfig:
                 f"[tracker] heartbeat_seconds: {self.heartbeat_seconds:g} is not between "
                 f"{HEARTBEAT_SECONDS_MIN:g} and {HEARTBEAT_SECONDS_MAX:g}"
             )
+        if self.redis:
+            _check_redis(self.redis)
         if len(self.name.encode("utf-8", "replace")) > WORD_BYTES_MAX:
             raise ConfigError(f"[tracker] name: longer than {WORD_BYTES_MAX} bytes")
+
+
+def _check_redis(address: str) -> None:
+    # Its library need not be installed where nobody asks for it.
+    try:
+        from runtime.redis import RedisAddress
+    except ImportError as error:
+        raise ConfigError(f"[tracker] redis: {error.name} is not installed: pip install upswarm[redis]") from error
+    try:
+        RedisAddress.parse(address)
+    except ValueError as error:
+        raise ConfigError(f"[tracker] redis: {error}") from error

@@ -12,6 +12,7 @@ judges invites; certificates carry their end in themselves.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,52 @@ class Membership:
                 # mere count: a register that was restored from an old backup must not fall behind them for ever.
                 cursor.execute("UPDATE revocations SET number = max(number + 1, ?)", (int(now),))
             return _member(cursor, node)
+
+        return await self._database.transaction(work)
+
+    async def merge(self, members: Iterable[Member], number: int, now: float) -> tuple[Member, ...]:
+        """Take over what another tracker of this swarm knows of members, and that its list of who was revoked has this
+        number; return who was shut out there and not yet here.
+
+        Both registers are equal after each has taken over the other's, in whatever order: the earliest revocation and
+        the latest certificate count, and with that the name and the role it was given for.
+        """
+        told = list(members)
+
+        def work(cursor: Any) -> tuple[Member, ...]:
+            news = []
+            for one in told:
+                cursor.execute("SELECT revoked FROM nodes WHERE node = ?", (one.node,))
+                row = cursor.fetchone()
+                if one.revoked is not None and (row is None or row[0] is None):
+                    news.append(one.node)
+                cursor.execute(
+                    "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET"
+                    # Who joined again may have another name and role; the later admission is what counts.
+                    " name = CASE WHEN (excluded.certificate_expires, excluded.name) > (certificate_expires, name)"
+                    " THEN excluded.name ELSE name END,"
+                    " role = CASE WHEN (excluded.certificate_expires, excluded.role) > (certificate_expires, role)"
+                    " THEN excluded.role ELSE role END,"
+                    " joined = min(joined, excluded.joined),"
+                    " certificate_expires = max(certificate_expires, excluded.certificate_expires),"
+                    " revoked = coalesce(min(revoked, excluded.revoked), revoked, excluded.revoked)",
+                    (
+                        one.node,
+                        one.role.value,
+                        one.name,
+                        one.public_key,
+                        b"",  # no invite of ours
+                        one.joined,
+                        one.certificate_expires,
+                        one.revoked,
+                    ),
+                )
+            # Ours has other contents than either before, and whoever has seen either must take it for the newer one.
+            if news:
+                cursor.execute("UPDATE revocations SET number = max(number + 1, ? + 1, ?)", (number, int(now)))
+            else:
+                cursor.execute("UPDATE revocations SET number = max(number, ?)", (number,))
+            return tuple(_member(cursor, node) for node in news)
 
         return await self._database.transaction(work)
 

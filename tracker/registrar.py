@@ -6,7 +6,7 @@ signature, and only then whoever asked hears of it. Keeps the current revocation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
@@ -25,6 +25,8 @@ class Registrar:
     def __init__(self, runtime: Runtime, authority: Authority, membership: Membership) -> None:
         self.authority = authority
         self.revocations = b""  # DER, as it stands
+        self.number = 0  # of that list
+        self.on_change: Callable[[], None] = lambda: None  # called when other trackers must hear of something
         self._runtime = runtime
         self._membership = membership
         self._revoking = trio.Lock()
@@ -62,6 +64,7 @@ class Registrar:
         """
         now = self._runtime.clock.wall()
         member = await self._membership.admit(token, public_key, name, now)
+        self.on_change()
         return member, self.authority.issue(public_key, member.role, now)
 
     async def renew(self, node: NodeId) -> bytes:
@@ -72,6 +75,7 @@ class Registrar:
         """
         now = self._runtime.clock.wall()
         member = await self._membership.renew(node, now)
+        self.on_change()
         return self.authority.issue(member.public_key, member.role, now)
 
     async def revoke(self, prefix: str) -> Member:
@@ -84,7 +88,17 @@ class Registrar:
         async with self._revoking:
             member = await self._membership.revoke(prefix, self._runtime.clock.wall())
             await self._sign()
+        self.on_change()
         return member
+
+    async def merge(self, members: Iterable[Member], number: int) -> tuple[Member, ...]:
+        """Take over what another tracker knows (``Membership.merge``); return who was shut out there and not yet here.
+        ``revocations`` names them then."""
+        async with self._revoking:
+            news = await self._membership.merge(members, number, self._runtime.clock.wall())
+            if news or number > self.number:
+                await self._sign()
+        return news
 
     async def members(self) -> tuple[Member, ...]:
         """Return all nodes that were ever let in, by id."""
@@ -95,3 +109,4 @@ class Registrar:
         shut_out = await self._membership.shut_out(now)
         self._revoked = {member.node: member for member in await self._membership.members() if member.revoked}
         self.revocations = self.authority.sign_revocations(shut_out.nodes, shut_out.number, now)
+        self.number = shut_out.number

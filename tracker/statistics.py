@@ -259,7 +259,8 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Counts since the start; ``links`` are open now."""
+    """Counts since the start; ``links`` are open now, ``trackers`` the swarm has. ``alone``: why the index that
+    trackers share cannot be used now; null when it can, or there is none."""
 
     links: int
     heartbeats: int
@@ -268,6 +269,8 @@ class Traffic:
     orders: int
     joined: int
     joins_refused: int
+    trackers: int = 1
+    alone: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

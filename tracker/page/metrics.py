@@ -56,6 +56,8 @@ def _families(shown: TrackerStatistics, readers: int) -> Iterable[Metric]:
         ("upswarm_holdings", "Pairs of node and file.", shown.holding_count),
         ("upswarm_open_jobs", "Uploads that are open.", shown.job_count),
         ("upswarm_throughput_bytes_per_second", "Into storage, now.", shown.bytes_per_second),
+        ("upswarm_trackers", "Trackers of this swarm.", traffic.trackers),
+        ("upswarm_alone", "1 while the index that trackers share cannot be used.", int(traffic.alone is not None)),
         ("upswarm_page_readers", "Live pages that are open.", readers),
     ):
         yield GaugeMetricFamily(name, words, value)
