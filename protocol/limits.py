@@ -16,6 +16,9 @@ ALPN_JOIN = "upswarm-join/1"
 
 # A feature of docs/protocol.md#versions: the tracker likes to see JobMap.
 JOB_MAPS = "job-maps"
+# Another one: Keep, Remove and Kept are known.
+KEEPING = "keeping"
+DIRECT_PARTS = "direct-parts"
 
 # §3 of docs/protocol.md: the rule depends on the size alone, so that equal files have equal tags everywhere.
 SMALL_FILE_BYTES_MAX = 64 * MIB
@@ -46,6 +49,8 @@ BITMAP_BYTES_MAX = CHUNKS_MAX // 8
 NAME_BYTES_MAX = 1024  # a relative path as UTF-8
 WORD_BYTES_MAX = 64  # a feature, a state, a code
 SENTENCE_BYTES_MAX = 512  # a reason for people
+# A presigned URL: host, a key of 1 KiB, and some 700 bytes of signature, more with a session token (about 1 KiB).
+URL_BYTES_MAX = 4 * KIB
 ADDRESS_BYTES_MAX = 272  # host (253) + ":" + port
 ADDRESSES_MAX = 8
 TRACKERS_MAX = 8  # of one swarm; one serves thousands of nodes
@@ -61,6 +66,7 @@ PUSHED_NODES_MAX = 256
 RUNS_BYTES_MAX = 4 * CHUNKS_MAX  # a chunk map in which no two neighbours are alike
 
 CERTIFICATE_BYTES_MAX = 4 * KIB
+AUTHORITIES_MAX = 2  # the one in force, and the next one
 REVOCATIONS_BYTES_MAX = 256 * KIB
 
 # A possession proof: 512 random ranges of 1 KiB. Who lacks 1 % of the bytes passes with 0.99**512 = 0.6 %, who

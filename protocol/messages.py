@@ -31,6 +31,7 @@ _NAME = kinds.Text(limits.NAME_BYTES_MAX)
 _NAMES = kinds.ListOf(_NAME, limits.NAMES_PER_TAG_MAX)
 _WORD = kinds.Text(limits.WORD_BYTES_MAX)
 _SENTENCE = kinds.Text(limits.SENTENCE_BYTES_MAX)
+_URL = kinds.Text(limits.URL_BYTES_MAX)
 _ADDRESSES = kinds.ListOf(kinds.AddressField(), limits.ADDRESSES_MAX)
 _CERTIFICATE = kinds.Bytes(limits.CERTIFICATE_BYTES_MAX)
 
@@ -258,6 +259,18 @@ class Revocations(Message):
     TYPE: ClassVar[int] = 14
 
     revocations: bytes = _wire(kinds.Bytes(limits.REVOCATIONS_BYTES_MAX))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorities(Message):
+    """Tracker -> node: by whom certificates may be issued from now on, oldest first. Sent on connecting and at every
+    change by the tracker of a swarm whose authority was ever rotated."""
+
+    TYPE: ClassVar[int] = 15
+
+    authorities: tuple[bytes, ...] = _wire(kinds.ListOf(_CERTIFICATE, limits.AUTHORITIES_MAX))  # DER
+    proof: bytes = _wire(kinds.Bytes(64))  # of an older one for the newest; empty when there is none
+    revocations: bytes = _wire(kinds.Bytes(limits.REVOCATIONS_BYTES_MAX))  # signed by one of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -712,9 +725,102 @@ class RelayOrder(Message):
     lifetime_seconds: int = _wire(kinds.UInt(int(limits.ORDER_SECONDS_MAX)))
 
 
+# --- keeping; between nodes that both named the feature "keeping" ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep(Message):
+    """Peer -> storage: this name of mine leads to that file for so long from now; 0 seconds: for ever.
+
+    Answered by Kept, or Failure (not-found: it does not, or others put it).
+    """
+
+    TYPE: ClassVar[int] = 140
+
+    request: int = _wire(_REQUEST)
+    tag: Tag = _wire(_TAG)
+    name: str = _wire(_NAME)
+    seconds: int = _wire(_COUNT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove(Message):
+    """Peer -> storage: remove what I put of this file, or without a tag, what I put under this name.
+
+    Answered by Kept, or Failure (not-found; refused: others put it).
+    """
+
+    TYPE: ClassVar[int] = 141
+
+    request: int = _wire(_REQUEST)
+    tag: Tag | None = _wire(kinds.Maybe(_TAG))
+    name: str = _wire(_NAME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept(Message):
+    """Storage -> peer: it is done. ``removed``: files that are stored no longer; ``kept``: those that lost names."""
+
+    TYPE: ClassVar[int] = 142
+
+    request: int = _wire(_REQUEST)
+    removed: tuple[Tag, ...] = _wire(kinds.ListOf(_TAG, limits.RECORDS_PER_ANSWER_MAX))
+    kept: tuple[Tag, ...] = _wire(kinds.ListOf(_TAG, limits.RECORDS_PER_ANSWER_MAX))
+
+
 MESSAGES: dict[int, type[Message]] = {
     thing.TYPE: thing
     for thing in list(globals().values())
     if isinstance(thing, type) and issubclass(thing, Message) and thing is not Message
 }
 CRITICAL_TYPES_END = 128
+
+
+# --- parts that helpers put straight into the store; between nodes that both named the feature "direct-parts" ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartGrant(Message):
+    """Storage -> holder: put this chunk there yourself: PUT ``url``, header x-amz-checksum-sha256 ``checksum``, the
+    chunk as body. Begin within ``seconds``. Answered by PartPut or PartFailed."""
+
+    TYPE: ClassVar[int] = 133
+
+    tag: Tag = _wire(_TAG)
+    chunk: int = _wire(_CHUNK)
+    url: str = _wire(_URL)
+    checksum: str = _wire(_WORD)
+    seconds: int = _wire(_COUNT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPut(Message):
+    """Holder -> storage: the store has taken it. Believed once the store shows it."""
+
+    TYPE: ClassVar[int] = 134
+
+    tag: Tag = _wire(_TAG)
+    chunk: int = _wire(_CHUNK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFailed(Message):
+    """Holder -> storage: I did not put it. ``code``: gone, refused (by me), store (it said no, or did not answer),
+    recalled."""
+
+    TYPE: ClassVar[int] = 135
+
+    tag: Tag = _wire(_TAG)
+    chunk: int = _wire(_CHUNK)
+    code: str = _wire(_WORD)
+    reason: str = _wire(_SENTENCE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRecall(Message):
+    """Storage -> holder: leave it; somebody else put it, or is to. A grant that is not answered yet still is."""
+
+    TYPE: ClassVar[int] = 136
+
+    tag: Tag = _wire(_TAG)
+    chunk: int = _wire(_CHUNK)

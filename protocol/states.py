@@ -34,6 +34,7 @@ _TO_TRACKER: tuple[type[m.Message], ...] = (
 _FROM_TRACKER: tuple[type[m.Message], ...] = (
     m.Renewed,
     m.Revocations,
+    m.Authorities,
     m.Trackers,
     m.HeartbeatAnswer,
     m.WhereAnswer,
@@ -57,8 +58,26 @@ _EXCHANGE: tuple[type[m.Message], ...] = (
     m.Complete,
     m.Suggest,
 )
-_TO_DESK: tuple[type[m.Message], ...] = (m.Propose, m.Proof, m.Withdraw, m.Lend)
-_FROM_STORAGE: tuple[type[m.Message], ...] = (m.DeskAnswer, m.JobProgress, m.JobClosed, m.Stored, m.Assign)
+_TO_DESK: tuple[type[m.Message], ...] = (
+    m.Propose,
+    m.Proof,
+    m.Withdraw,
+    m.Lend,
+    m.PartPut,
+    m.PartFailed,
+    m.Keep,
+    m.Remove,
+)
+_FROM_STORAGE: tuple[type[m.Message], ...] = (
+    m.DeskAnswer,
+    m.JobProgress,
+    m.JobClosed,
+    m.Stored,
+    m.Assign,
+    m.PartGrant,
+    m.PartRecall,
+    m.Kept,
+)
 
 MOVES: dict[tuple[Role, Role], frozenset[type[m.Message]]] = {
     (Role.PEER, Role.TRACKER): frozenset(_ALWAYS + _TO_TRACKER),

@@ -143,6 +143,7 @@ class TrackerLink:
         self._beat_wanted = trio.Event()
         self._answered = trio.Event()  # the beat on its way
         self._welcomed = trio.Event()  # the first beat of this link
+        self._renew_soon = trio.Event()
         self._to_tell = trio.Event()
         self._full_wanted = False
         self._untold: deque[m.Inventory] = deque()
@@ -359,6 +360,8 @@ class TrackerLink:
             self._answer(message)
         elif isinstance(message, m.Revocations):
             await self._revoke(message)
+        elif isinstance(message, m.Authorities):
+            await self._learn_authorities(message)
         elif isinstance(message, m.Trackers):
             await self._learn_trackers(message)
         else:
@@ -397,6 +400,19 @@ class TrackerLink:
         if after is not before:
             log.info("revocations", number=after.revocations_number, revoked=len(after.revoked_serials))
             await self._use(after)
+
+    async def _learn_authorities(self, told: m.Authorities) -> None:
+        before = self._links.credentials
+        try:
+            after = before.with_authorities(told.authorities, told.proof, told.revocations)
+        except NotTrusted as error:
+            raise RemoteProtocolError(str(error)) from error
+        if after.authorities != before.authorities:
+            log.warning("authorities of the swarm changed", count=len(after.authorities))
+        if after is not before:
+            await self._use(after)
+        if not after.of_the_newest:
+            self._renew_soon.set()
 
     async def _use(self, credentials: Credentials) -> None:
         self._links.renew(credentials)
@@ -467,13 +483,19 @@ class TrackerLink:
         await self._welcomed.wait()
         while True:
             due = renewal_due(self._links.credentials.certificate) - self._runtime.clock.wall()
+            if self._renew_soon.is_set():
+                # The whole swarm was told in this moment.
+                await trio.sleep(self._random.uniform(0, self._interval_seconds))
+                due = 0.0
+            self._renew_soon = trio.Event()
             if due <= 0:
                 try:
                     await self._renew_once()
                 except (LinkLost, CommandError, NotTrusted) as error:
                     log.warning("certificate not renewed", reason=str(error))
                 due = RENEW_RETRY_SECONDS
-            await trio.sleep(min(max(due, RENEW_RETRY_SECONDS), RENEW_CHECK_SECONDS_MAX))
+            with trio.move_on_after(min(max(due, RENEW_RETRY_SECONDS), RENEW_CHECK_SECONDS_MAX)):
+                await self._renew_soon.wait()
 
     async def _renew_once(self) -> None:
         answer = await self.ask(lambda number: m.Renew(request=number))

@@ -11,6 +11,7 @@ X.509 CRL, signed by the swarm's authority) names nodes, however often their cer
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from protocol.errors import ConfigError, NotTrusted
 from protocol.ids import NodeId, Role, node_id_from_bytes, node_id_of_key, node_id_to_bytes
 
+_AUTHORITY_PURPOSE = b"upswarm authority 1"
 _SERIAL_BYTES = 19  # RFC 5280 §4.1.2.2: at most 20 octets, positive
 
 # All that cryptography raises for certificates and lists that are damaged, odd or of another kind.
@@ -99,6 +101,47 @@ class Credentials:
             return self
         return replace(self, revocations=revocations, revocations_number=number, revoked_serials=serials)
 
+    def with_authorities(self, authorities: tuple[bytes, ...], proof: bytes, revocations: bytes) -> Credentials:
+        """Return these trusting ``authorities`` (DER) instead; itself when it does already. One that is new must be of
+        our swarm, and vouched for (``proof``) by one that we trust now.
+
+        Raises:
+            NotTrusted: nobody we trust vouches for one, or our own certificate would be nobody's.
+        """
+        for authority in authorities:
+            if authority not in self.authorities:
+                self._check_vouched(authority, proof)
+        if authorities == self.authorities:
+            return self.with_revocations(revocations)
+        number, _ = read_revocations(revocations, authorities)
+        if number < self.revocations_number:
+            raise NotTrusted(f"a list of revocations from before: {number}, {self.revocations_number} is known")
+        return Credentials.of(self.key, self.certificate, authorities, revocations)
+
+    def _check_vouched(self, authority: bytes, proof: bytes) -> None:
+        try:
+            swarm = swarm_of(x509.load_der_x509_certificate(authority))
+        except _UNREADABLE as error:
+            raise NotTrusted(f"an authority that is none: {error}") from error
+        if swarm != self.swarm:
+            raise NotTrusted(f"an authority of swarm {swarm[:8]}")
+        for known in self.authorities:
+            key = x509.load_der_x509_certificate(known).public_key()
+            if isinstance(key, Ed25519PublicKey):
+                with contextlib.suppress(InvalidSignature):
+                    key.verify(proof, authority_proof_text(authority))
+                    return
+        raise NotTrusted("an authority that nobody we trust vouches for")
+
+    @property
+    def of_the_newest(self) -> bool:
+        """Whether our certificate is of the last of our authorities."""
+        try:
+            judge(self.certificate, self.authorities[-1:], frozenset())
+        except NotTrusted:
+            return False
+        return True
+
     def with_certificate(self, certificate: bytes) -> Credentials:
         """Return these with a renewed certificate.
 
@@ -132,11 +175,30 @@ def serial_of(node: NodeId) -> int:
 
 
 def swarm_of(authority: x509.Certificate) -> str:
-    """Return the id of the swarm that ``authority`` is of: SHA-256 of its public key in base32."""
+    """Return the id of the swarm that ``authority`` is of: the one it names, else SHA-256 of its public key in base32.
+
+    Who may name one is not judged here: we trust an authority because an invite or another authority said so.
+    """
     key = authority.public_key()
     if not isinstance(key, Ed25519PublicKey):
         raise NotTrusted("the authority's key is not Ed25519")
-    return node_id_from_bytes(hashlib.sha256(raw_public_key(key)).digest())
+    try:
+        names = authority.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        named = next((urlsplit(uri).netloc for uri in uris if uri == authority_uri(urlsplit(uri).netloc)), None)
+    except _UNREADABLE:
+        named = None
+    return named or node_id_from_bytes(hashlib.sha256(raw_public_key(key)).digest())
+
+
+def authority_uri(swarm: str) -> str:
+    """Return the subject alternative name of an authority that is not its swarm's first."""
+    return f"upswarm://{swarm}/authority"
+
+
+def authority_proof_text(authority: bytes) -> bytes:
+    """Return what an authority signs to vouch for the next one (DER)."""
+    return _AUTHORITY_PURPOSE + hashlib.sha256(authority).digest()
 
 
 def identity_uri(swarm: str, role: Role, node: NodeId) -> str:

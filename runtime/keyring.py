@@ -154,6 +154,9 @@ class KeyringKeeper:
             changed: list[tuple[str, bytes]] = []
             if keyring.credentials.revocations != before.credentials.revocations:
                 changed.append((REVOCATIONS, keyring.credentials.revocations))
+            # In this order: what is newer is trusted by what is written before it, wherever we are killed.
+            if keyring.credentials.authorities != before.credentials.authorities:
+                changed.append((AUTHORITY, b"".join(map(_pem, keyring.credentials.authorities))))
             if keyring.credentials.certificate != before.credentials.certificate:
                 changed.append((CERTIFICATE, _pem(keyring.credentials.certificate)))
             if keyring.trackers != before.trackers:

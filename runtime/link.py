@@ -64,6 +64,11 @@ class Link:
         return self._connection.hello
 
     @property
+    def certificate(self) -> bytes | None:
+        """What they proved themselves with."""
+        return self._stream.certificate
+
+    @property
     def features(self) -> frozenset[str]:
         """What both sides can do."""
         return self._connection.features

@@ -24,7 +24,7 @@ from protocol import messages as m
 from protocol.connection import Connection
 from protocol.errors import LinkLost, NotTrusted, RemoteProtocolError
 from protocol.ids import NodeAddress, NodeId, Role, parse_address
-from protocol.limits import JOB_MAPS, PROTOCOL_VERSION, WORD_BYTES_MAX
+from protocol.limits import DIRECT_PARTS, JOB_MAPS, KEEPING, PROTOCOL_VERSION, WORD_BYTES_MAX
 from runtime.identity import Credentials, Peer
 from runtime.link import Link, running
 from runtime.seam import ByteStream, Listener, Runtime, SecureStream
@@ -44,7 +44,7 @@ DIAL_APART_SECONDS = 0.25
 # The join door: a question, an answer, the tracker's disk. It has its own deadlines within this.
 DOOR_SECONDS_MAX = 40.0
 AGENT = f"upswarm/{metadata.version('upswarm')}"
-FEATURES: tuple[str, ...] = (JOB_MAPS,)
+FEATURES: tuple[str, ...] = (JOB_MAPS, DIRECT_PARTS, KEEPING)
 
 
 class ServeDoor(Protocol):
@@ -179,11 +179,14 @@ class Links:
                 link.close(code, reason)
 
     def renew(self, credentials: Credentials) -> None:
-        """Use other credentials from now on; links to nodes they revoke are closed."""
+        """Use other credentials from now on; links to nodes they revoke, or trust no longer, are closed."""
+        left = set(self.credentials.authorities) - set(credentials.authorities)
         self.credentials = credentials
         for link in self:
             if credentials.is_revoked(link.peer.node):
                 link.close("revoked", "your certificate was revoked")
+            elif left and not _is_trusted(credentials, link.certificate):
+                link.close("not-trusted", "your certificate's authority is in force no longer; come with the new one")
 
     def hello(self) -> m.Hello:
         """Return what we say first."""
@@ -328,6 +331,13 @@ class Links:
         finally:
             self._links.pop(link, None)
             log.debug("link down", peer=link.peer.node, reason=link.lost)
+
+
+def _is_trusted(credentials: Credentials, certificate: bytes | None) -> bool:
+    try:
+        return certificate is not None and bool(credentials.judge(certificate))
+    except NotTrusted:
+        return False
 
 
 def origin(remote: str) -> str:

@@ -62,6 +62,11 @@ MESSAGES: dict[str, m.Message] = {
     "joined": m.Joined(certificate=some("certificate", 40), revocations=some("revocations", 20), tracker=TRACKER),
     "renew": m.Renew(request=1),
     "renewed": m.Renewed(request=1, certificate=some("certificate", 40)),
+    "authorities": m.Authorities(
+        authorities=(some("authority", 40), some("next authority", 40)),
+        proof=some("proof", 64),
+        revocations=some("revocations", 20),
+    ),
     "revocations": m.Revocations(revocations=some("revocations", 20)),
     "trackers": m.Trackers(
         trackers=(
@@ -176,6 +181,20 @@ MESSAGES: dict[str, m.Message] = {
     "lend": m.Lend(tag=TAG),
     "assign": m.Assign(tag=TAG, chunks=(1, 2)),
     "relay order": m.RelayOrder(tag=TAG, target=STORAGE, sources=(node("peer"), node("helper")), lifetime_seconds=90),
+    "part grant": m.PartGrant(
+        tag=TAG,
+        chunk=2,
+        url="https://s3.example.org/bucket/objects/name?partNumber=3&uploadId=some&X-Amz-Signature=0123",
+        checksum="47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+        seconds=60,
+    ),
+    "part put": m.PartPut(tag=TAG, chunk=2),
+    "part failed": m.PartFailed(tag=TAG, chunk=2, code="store", reason="400 BadDigest"),
+    "part recall": m.PartRecall(tag=TAG, chunk=2),
+    "keep": m.Keep(request=7, tag=TAG, name="films/cut.mp4", seconds=86400),
+    "remove a name": m.Remove(request=8, tag=None, name="films/cut.mp4"),
+    "remove a file": m.Remove(request=9, tag=TAG, name=""),
+    "kept": m.Kept(request=8, removed=(TAG,), kept=()),
 }
 # What follows a frame outside of it.
 RAW = {"block": b"8 bytes!"}

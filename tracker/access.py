@@ -130,6 +130,9 @@ class Access:
         self.journal.node("connected", profile.node, self._runtime.clock.wall())
         log.info("node connected", node=profile.node, role=profile.role, name=profile.name, remote=link.remote)
         try:
+            authorities = self._registrar.authorities
+            if authorities is not None:
+                link.post(authorities)
             link.post(m.Revocations(revocations=self._registrar.revocations))
             if len(self.trackers) > 1:
                 link.post(m.Trackers(trackers=self.trackers))
@@ -146,6 +149,12 @@ class Access:
         await self._index.forget(node)
         self.journal.node("revoked", node, self._runtime.clock.wall())
         self._tell_all(m.Revocations(revocations=self._registrar.revocations))
+
+    def tell_authorities(self) -> None:
+        """Tell everybody by whom certificates are issued from now on."""
+        message = self._registrar.authorities
+        if message is not None:
+            self._tell_all(message)
 
     def tell_trackers(self, trackers: tuple[NodeAddress, ...]) -> None:
         """Tell everybody, and whoever comes, who the trackers of this swarm are."""

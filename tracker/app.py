@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from protocol.errors import ConfigError, UpswarmError
+from protocol.errors import CommandError, ConfigError, UpswarmError
 from protocol.ids import NodeAddress, NodeId, Role, parse_address
 from protocol.invite import Invite
 from runtime.discovery import Announcement, Discovery, ZeroconfDiscovery
@@ -29,7 +29,7 @@ from runtime.seam import Clock, Listener, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
 from tracker.access import Access
 from tracker.addresses import own_addresses
-from tracker.authority import open_authority, open_identity
+from tracker.authority import open_identity
 from tracker.commands import Commands, version
 from tracker.config import TrackerConfig
 from tracker.door import Door
@@ -39,6 +39,8 @@ from tracker.membership import Member, Membership
 from tracker.page.guard import HostList
 from tracker.page.routes import Page
 from tracker.registrar import Registrar
+from tracker.rotation import Rotation, begin, open_authorities, waiting
+from tracker.rotation import finish as promote
 from tracker.sight import Sight
 from tracker.statistics import About, TrackerStatistics, Traffic
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+AUTHORITY_FOLDER = "authority"
 # Our own certificate is good for weeks when it is due: an hour is soon enough to notice.
 RENEWAL_CHECK_SECONDS = 3600.0
 
@@ -76,6 +79,7 @@ class Tracker:
         self._listener = listener
         self._http = http
         self._own_hosts = find_own_hosts
+        self._rotating = trio.Lock()
         self._access = Access(
             runtime,
             self.index,
@@ -166,6 +170,51 @@ class Tracker:
         self.links.renew(self.links.credentials.with_revocations(self._registrar.revocations))
         await self._access.shut_out(member.node)
 
+    async def rotate(self, finish: bool, force: bool) -> Rotation:
+        """Begin to rotate the authority, or finish it; see rotation.py.
+
+        Raises:
+            CommandError: there is nothing to finish, or members have no certificate of the next authority yet and
+                ``force`` was not said.
+        """
+        async with self._rotating:
+            registrar, folder = self._registrar, self._places.state / AUTHORITY_FOLDER
+            if self._sharing is not None:
+                raise CommandError(
+                    "refused", "several trackers share this swarm; let one run alone, and rotate there", 6
+                )
+            if registrar.next is None:
+                if finish:
+                    raise CommandError("not-rotating", "no rotation is under way; upswarm rotate begins one", 1)
+                registrar.next = await begin(self._runtime, registrar.authority, folder)
+                await self._use_authorities()
+                log.warning("authority is being rotated", next=registrar.next.fingerprint.hex())
+            late = waiting(await registrar.members(), registrar.next)
+            if finish:
+                if late and not force:
+                    names = ", ".join(node[:8] for node in late[:8])
+                    raise CommandError(
+                        "unfinished",
+                        f"{len(late)} members have no certificate of the next authority yet ({names}); wait until they "
+                        "were here, or shut them out with --force",
+                        7,
+                    )
+                await promote(self._runtime, folder, registrar.next)
+                await registrar.rotated()
+                await self._use_authorities()
+                log.warning("authority rotated", authority=registrar.authority.fingerprint.hex(), shut_out=len(late))
+            following = registrar.next
+            return Rotation(registrar.authority.fingerprint, following.fingerprint if following else None, late)
+
+    async def _use_authorities(self) -> None:
+        registrar = self._registrar
+        credentials = await open_identity(
+            self._runtime, registrar.authority, self._places.identity, registrar.revocations, registrar.next
+        )
+        # Told first: whoever is hung up on because of an old certificate has heard why.
+        self._access.tell_authorities()
+        self.links.renew(credentials.with_revocations(registrar.revocations))
+
     async def statistics(self) -> TrackerStatistics:
         """Return how it stands; a second old at most."""
         return await self.sight.overview()
@@ -201,7 +250,11 @@ class Tracker:
         while True:
             await trio.sleep(RENEWAL_CHECK_SECONDS)
             credentials = await open_identity(
-                self._runtime, self._registrar.authority, self._places.identity, self._registrar.revocations
+                self._runtime,
+                self._registrar.authority,
+                self._places.identity,
+                self._registrar.revocations,
+                self._registrar.next,
             )
             if credentials.certificate != self.links.credentials.certificate:
                 log.info("own certificate renewed")
@@ -226,11 +279,14 @@ async def run(
     commands = Commands()
     async with trio.open_nursery() as services:
         await services.start(runtime.control_server(places.control_socket, commands.methods()).run)
-        authority = await open_authority(runtime, places.state / "authority")
+        authority, next_authority = await open_authorities(runtime, places.state / AUTHORITY_FOLDER)
         membership = await Membership.open(runtime, places.state / "members.sqlite")
         try:
             registrar = await Registrar.open(runtime, authority, membership)
-            credentials = await open_identity(runtime, authority, places.identity, registrar.revocations)
+            registrar.next = next_authority
+            credentials = await open_identity(
+                runtime, authority, places.identity, registrar.revocations, next_authority
+            )
             listener = await runtime.network.listen(*parse_address(config.listen))
             http: HttpServer | None = None
             try:

@@ -23,7 +23,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.errors import ConfigError, NotTrusted
 from protocol.ids import NodeId, Role, node_id_of_key
-from runtime.identity import Credentials, identity_uri, raw_public_key, read_private_key, serial_of, swarm_of
+from runtime.identity import (
+    Credentials,
+    authority_uri,
+    identity_uri,
+    raw_public_key,
+    read_private_key,
+    serial_of,
+    swarm_of,
+)
 from runtime.seam import Disk, Runtime
 
 CERTIFICATE_DAYS = 90
@@ -31,7 +39,7 @@ CERTIFICATE_DAYS = 90
 BACKDATED = timedelta(hours=1)
 # Renewed when so much is left: a tracker that was off for weeks still starts with a valid certificate.
 RENEWED_BEFORE_END = timedelta(days=CERTIFICATE_DAYS / 2)
-# The authority cannot be replaced without inviting everybody again: it shall outlive the swarm.
+# Replacing it is work for everybody (rotation.py): it shall outlive the swarm.
 _AUTHORITY_DAYS = 30 * 365
 # A revoked certificate needs no mention once it has expired; clocks that are behind get a week more.
 REVOKED_KEPT = timedelta(days=7)
@@ -56,6 +64,11 @@ class Authority:
     def swarm(self) -> str:
         """The swarm's id."""
         return swarm_of(self.certificate)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether its swarm began with it."""
+        return self.swarm == node_id_of_key(raw_public_key(self.key.public_key()))
 
     @property
     def fingerprint(self) -> bytes:
@@ -104,9 +117,10 @@ def certificate_ends(now: float) -> float:
     return now + timedelta(days=CERTIFICATE_DAYS).total_seconds()
 
 
-def create_authority(seed: bytes, now: float) -> Authority:
-    """Return a new authority whose key is made of 32 random bytes. ``now``: wall clock, seconds."""
-    return _authority_of(Ed25519PrivateKey.from_private_bytes(seed), now)
+def create_authority(seed: bytes, now: float, *, swarm: str | None = None) -> Authority:
+    """Return a new authority whose key is made of 32 random bytes. ``now``: wall clock, seconds. ``swarm``: the one it
+    is to be the next authority of; None: of a new one, named by its key."""
+    return _authority_of(Ed25519PrivateKey.from_private_bytes(seed), now, swarm)
 
 
 def needs_renewal(certificate: bytes, now: float) -> bool:
@@ -124,21 +138,28 @@ async def open_authority(runtime: Runtime, folder: Path) -> Authority:
     return await runtime.run_sync(_open_authority, runtime.disk, folder, runtime.token_bytes(32), runtime.clock.wall())
 
 
-async def open_identity(runtime: Runtime, authority: Authority, folder: Path, revocations: bytes) -> Credentials:
-    """Return the tracker's own credentials, kept in ``folder``; made the first time, renewed when they grow old.
+async def open_identity(
+    runtime: Runtime, authority: Authority, folder: Path, revocations: bytes, next_one: Authority | None = None
+) -> Credentials:
+    """Return the tracker's own credentials, kept in ``folder``; made the first time, renewed when they grow old. With
+    ``next_one`` they trust certificates of both.
 
     Raises:
         ConfigError: the key is readable by others or damaged.
     """
-    return await runtime.run_sync(
+    credentials = await runtime.run_sync(
         _open_identity, runtime.disk, authority, folder, revocations, runtime.token_bytes(32), runtime.clock.wall()
     )
+    if next_one is None:
+        return credentials
+    authorities = (authority.der, next_one.der)
+    return Credentials.of(credentials.key, credentials.certificate, authorities, revocations)
 
 
 def _open_authority(disk: Disk, folder: Path, seed: bytes, now: float) -> Authority:
     key_file, certificate_file = folder / KEY_FILE, folder / CERTIFICATE_FILE
-    key = _read_key(disk, key_file)
-    certificate = _read_certificate(disk, certificate_file)
+    key = read_key(disk, key_file)
+    certificate = read_certificate(disk, certificate_file)
     if key is None and certificate is not None:
         raise ConfigError(
             f"{key_file}: the swarm's authority has lost its key; restore it from a backup, or move {folder} away "
@@ -161,8 +182,8 @@ def _open_authority(disk: Disk, folder: Path, seed: bytes, now: float) -> Author
 def _open_identity(
     disk: Disk, authority: Authority, folder: Path, revocations: bytes, seed: bytes, now: float
 ) -> Credentials:
-    key = _read_key(disk, folder / KEY_FILE) or _make_key(disk, folder / KEY_FILE, seed)
-    certificate = _read_certificate(disk, folder / CERTIFICATE_FILE)
+    key = read_key(disk, folder / KEY_FILE) or _make_key(disk, folder / KEY_FILE, seed)
+    certificate = read_certificate(disk, folder / CERTIFICATE_FILE)
     authorities = (authority.der,)
     if certificate is not None:
         der = certificate.public_bytes(Encoding.DER)
@@ -179,7 +200,8 @@ def _open_identity(
     return Credentials.of(key, der, authorities, revocations)
 
 
-def _read_key(disk: Disk, path: Path) -> Ed25519PrivateKey | None:
+def read_key(disk: Disk, path: Path) -> Ed25519PrivateKey | None:
+    """Return the key in a file that nobody else may touch; None when there is none. Raises ``ConfigError``."""
     try:
         return read_private_key(disk.read_secret(path), str(path))
     except FileNotFoundError:
@@ -195,7 +217,8 @@ def _make_key(disk: Disk, path: Path, seed: bytes) -> Ed25519PrivateKey:
     return key
 
 
-def _read_certificate(disk: Disk, path: Path) -> x509.Certificate | None:
+def read_certificate(disk: Disk, path: Path) -> x509.Certificate | None:
+    """Return the certificate in a file; None when there is none. Raises ``ConfigError``."""
     try:
         return x509.load_pem_x509_certificate(disk.read_small(path))
     except FileNotFoundError:
@@ -204,18 +227,20 @@ def _read_certificate(disk: Disk, path: Path) -> x509.Certificate | None:
         raise ConfigError(f"{path}: not a certificate ({error}); restore it from a backup") from error
 
 
-def _authority_of(key: Ed25519PrivateKey, now: float) -> Authority:
-    swarm = node_id_of_key(raw_public_key(key.public_key()))
-    name = _name(f"upswarm {swarm}")
+def _authority_of(key: Ed25519PrivateKey, now: float, swarm: str | None = None) -> Authority:
+    itself = node_id_of_key(raw_public_key(key.public_key()))
+    name = _name(f"upswarm {itself}")
     begin = _moment(now) - BACKDATED
-    certificate = (
+    builder = (
         _builder(key.public_key(), key.public_key(), begin, begin + timedelta(days=_AUTHORITY_DAYS), ca=True)
         .subject_name(name)
         .issuer_name(name)
-        .serial_number(serial_of(swarm))
-        .sign(key, None)
+        .serial_number(serial_of(itself))
     )
-    return Authority(key, certificate)
+    if swarm is not None:
+        identity = x509.UniformResourceIdentifier(authority_uri(swarm))
+        builder = builder.add_extension(x509.SubjectAlternativeName([identity]), critical=False)
+    return Authority(key, builder.sign(key, None))
 
 
 def _builder(

@@ -20,6 +20,7 @@ from runtime.control import Handler, Notify
 from tracker.answers import node_record
 from tracker.index.base import Index
 from tracker.membership import Member
+from tracker.rotation import Rotation
 from tracker.statistics import TrackerStatistics
 
 DEFAULT_EXPIRES_SECONDS = 24 * 3600.0
@@ -43,6 +44,8 @@ class Commanded(Protocol):
 
     async def revoke(self, prefix: str) -> Member: ...
 
+    async def rotate(self, finish: bool, force: bool) -> Rotation: ...
+
     async def statistics(self) -> TrackerStatistics: ...
 
 
@@ -64,6 +67,7 @@ class Commands:
             "invite": _invite,
             "nodes": _nodes,
             "revoke": _revoke,
+            "rotate": _rotate,
             "status": _status,
             "version": _version,
         }
@@ -128,6 +132,18 @@ async def _revoke(tracker: Commanded, params: dict[str, Any]) -> Any:
         raise _invalid("node: the id of a node, or how it begins, was expected")
     member = await tracker.revoke(prefix.strip().lower())
     return {"node": member.node, "role": member.role.value, "name": member.name}
+
+
+async def _rotate(tracker: Commanded, params: dict[str, Any]) -> Any:
+    finish, force = params.get("finish", False), params.get("force", False)
+    if not isinstance(finish, bool) or not isinstance(force, bool):
+        raise _invalid("finish, force: true or false was expected")
+    rotation = await tracker.rotate(finish, force)
+    return {
+        "authority": rotation.authority.hex(),
+        "next": rotation.following.hex() if rotation.following is not None else None,
+        "waiting": list(rotation.waiting),
+    }
 
 
 async def _status(tracker: Commanded, _params: dict[str, Any]) -> Any:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
+from protocol import messages as m
 from protocol.ids import NodeId, Role
 from protocol.invite import Invite
 from runtime.seam import Runtime
 from tracker.authority import Authority
 from tracker.membership import Member, Membership
+from tracker.rotation import proof_of
 
 TOKEN_BYTES = 32
 
@@ -24,6 +26,7 @@ class Registrar:
 
     def __init__(self, runtime: Runtime, authority: Authority, membership: Membership) -> None:
         self.authority = authority
+        self.next: Authority | None = None  # while a rotation is under way (rotation.py)
         self.revocations = b""  # DER, as it stands
         self.number = 0  # of that list
         self.on_change: Callable[[], None] = lambda: None  # called when other trackers must hear of something
@@ -76,7 +79,27 @@ class Registrar:
         now = self._runtime.clock.wall()
         member = await self._membership.renew(node, now)
         self.on_change()
-        return self.authority.issue(member.public_key, member.role, now)
+        return (self.next or self.authority).issue(member.public_key, member.role, now)
+
+    @property
+    def authorities(self) -> m.Authorities | None:
+        """What nodes are told of authorities; None: there never was but one."""
+        if self.next is None:
+            if self.authority.is_first:
+                return None
+            return m.Authorities(authorities=(self.authority.der,), proof=b"", revocations=self.revocations)
+        return m.Authorities(
+            authorities=(self.authority.der, self.next.der),
+            proof=proof_of(self.authority, self.next),
+            revocations=self.revocations,
+        )
+
+    async def rotated(self) -> None:
+        """The next authority is the only one from now on."""
+        assert self.next is not None
+        async with self._revoking:
+            self.authority, self.next = self.next, None
+            await self._sign()
 
     async def revoke(self, prefix: str) -> Member:
         """Shut out the node whose id is or begins with ``prefix``; ``revocations`` names it then.

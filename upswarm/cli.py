@@ -23,10 +23,11 @@ from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, Console, home_option,
 # Module of upswarm → its verbs; a test holds it to what the modules say.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "programs": ("tracker", "storage", "daemon"),
-    "membership": ("invite", "join", "leave", "nodes", "revoke"),
+    "membership": ("invite", "join", "leave", "nodes", "revoke", "rotate"),
     "transfers": ("put", "get", "share", "unshare", "pause", "resume", "cancel", "limit"),
     "looking": ("ls", "show", "status", "peers", "storage-nodes", "events"),
     "files": ("tag", "verify", "check"),
+    "keeping": ("rm", "keep", "scrub"),
     "care": ("doctor", "bugreport", "config", "completion", "version"),
     "service": ("service",),
     "watch": ("watch",),

@@ -1,4 +1,4 @@
-"""Who belongs to the swarm: invite, join, leave, nodes, revoke."""
+"""Who belongs to the swarm: invite, join, leave, nodes, revoke; and by whose word: rotate."""
 
 from __future__ import annotations
 
@@ -109,4 +109,29 @@ def revoke(console: Console, node: str) -> None:
     console.give(answer, lambda data: f"revoked {shown(data['node'])}" if "node" in data else report(data))
 
 
-VERBS = (invite, join, leave, nodes, revoke)
+@click.command()
+@click.option(
+    "--finish", is_flag=True, help="From now on only the next authority counts; invites given before are void."
+)
+@click.option("--force", is_flag=True, help="Finish also when members are out then, who have not been here since.")
+@verb
+def rotate(console: Console, finish: bool, force: bool) -> None:
+    """Give the swarm a new certificate authority, on the tracker's machine: begin, look how far it is, and finish.
+
+    In between both are trusted, and every node that comes gets a certificate of the next one.
+    """
+    with console.client("tracker") as tracker:
+        answer = tracker.call("rotate", {"finish": finish, "force": force})
+    console.give(answer, _rotation_text)
+
+
+def _rotation_text(data: Any) -> str:
+    if data["next"] is None:
+        return f"rotated; in force: {shown(data['authority'])}"
+    late = [shown(node) for node in data["waiting"]]
+    if not late:
+        return "every member has a certificate of the next authority; go on with: upswarm rotate --finish"
+    return "\n".join([f"{len(late)} members have no certificate of the next authority yet:", *late])
+
+
+VERBS = (invite, join, leave, nodes, revoke, rotate)
