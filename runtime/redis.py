@@ -10,6 +10,7 @@ One server, or an address behind which a primary is chosen; a Redis Cluster is n
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,12 +20,15 @@ import coredis
 import structlog
 import trio
 from coredis.exceptions import NoScriptError, RedisError
+from coredis.retry import NoRetryPolicy
 
 from protocol.errors import StorageUnavailable
 
 T = TypeVar("T")
 
 log = structlog.get_logger()
+# Each try of each command; that the server is away is said once, by us.
+logging.getLogger("coredis").setLevel(logging.WARNING)
 
 # A script takes a fraction of a millisecond. Behind one that replaces a million holdings others wait for seconds; they
 # are better served without the shared index then.
@@ -170,15 +174,20 @@ class RedisServer:
 
         await self._ask(run)
 
-    async def listen(self, channel: str, hear: Callable[[bytes], Awaitable[None]]) -> None:
+    async def listen(
+        self, channel: str, hear: Callable[[bytes], Awaitable[None]], on_listening: Callable[[], None]
+    ) -> None:
         """Call ``hear`` with whatever is published on ``channel``, until cancelled. What is said while the server is
-        away is lost."""
+        away is lost: ``on_listening`` is called each time from which on nothing is."""
         while True:
             client = self._client
             if client is not None and self.available:
                 try:
-                    async with client.pubsub(channels=[channel]) as heard:
+                    # As it comes it would try again by itself, later each time, and say nothing.
+                    async with client.pubsub(channels=[channel], retry_policy=NoRetryPolicy()) as heard:
                         async for message in heard:
+                            if message["type"] == "subscribe":
+                                on_listening()
                             if message["type"] == "message" and isinstance(message["data"], bytes):
                                 await hear(message["data"])
                 except (RedisError, OSError, ExceptionGroup) as error:

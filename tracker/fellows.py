@@ -58,7 +58,9 @@ class Board(Protocol):
 
     async def publish(self, channel: str, data: bytes) -> None: ...
 
-    async def listen(self, channel: str, hear: Callable[[bytes], Awaitable[None]]) -> None: ...
+    async def listen(
+        self, channel: str, hear: Callable[[bytes], Awaitable[None]], on_listening: Callable[[], None]
+    ) -> None: ...
 
     async def read_map(self, key: str) -> dict[bytes, bytes]: ...
 
@@ -111,7 +113,7 @@ class Fellows:
     async def run(self) -> None:
         """Keep in touch until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._board.listen, self._channel, self._hear)
+            nursery.start_soon(self._board.listen, self._channel, self._hear, self.sync_soon)
             nursery.start_soon(self._say)
             while True:
                 self._news = trio.Event()

@@ -235,3 +235,30 @@ async def test_a_wrong_password_is_a_server_that_is_away(redis: RedisProcess) ->
         await connection.start(server.run)
         assert not server.available and "password" in (server.trouble or "")
         connection.cancel_scope.cancel()
+
+
+async def test_what_is_published_is_heard_again_soon_after_the_server_is_back() -> None:
+    with running_redis() as redis:
+        server = RedisServer(RedisAddress.parse(redis.address), PASSWORD)
+        heard: list[bytes] = []
+        times: list[int] = []
+
+        async def hear(data: bytes) -> None:
+            heard.append(data)
+
+        async with trio.open_nursery() as connection:
+            await connection.start(server.run)
+            connection.start_soon(server.listen, "x", hear, lambda: times.append(1))
+            await until(lambda: len(times) == 1)
+            await server.publish("x", b"\x00 one")
+            await until(lambda: heard == [b"\x00 one"])
+            redis.kill()
+            # So long that a client of its own mind would have become patient.
+            await trio.sleep(4)
+            redis.start()
+            begun = trio.current_time()
+            await until(lambda: len(times) == 2)
+            assert trio.current_time() - begun < 15
+            await server.publish("x", b"two")
+            await until(lambda: heard == [b"\x00 one", b"two"])
+            connection.cancel_scope.cancel()

@@ -57,10 +57,13 @@ def pair() -> Iterator[Pair]:
         other.start()
         settings = {"up_bytes_per_second": "2M"}
         programs = [swarm.add_storage("storage"), *(swarm.add_daemon(f"d{number}", **settings) for number in range(2))]
+        for joining in [swarm.begin_join(program) for program in programs]:
+            assert joining.wait().exit_code == 0
         for program in programs:
-            swarm.join(program)
             begin_with(program, other if program.name == "d1" else tracker)
-            program.start()
+            program.launch()
+        for program in programs:
+            program.wait_ready()
             wait_connected(program)
         yield Pair(redis, Crew(swarm, tracker, programs[0], programs[1:]), other)
 
