@@ -78,8 +78,11 @@ class Spool:
         self._seen_since: dict[int, float] = {}  # whole and right chunk -> since when
 
     @classmethod
-    async def open(cls, runtime: Runtime, path: Path, manifest: Manifest, *, sparse: bool = False) -> Spool:
-        """Open or create ``path`` with room for the whole file; ``sparse``: it grows as it is written.
+    async def open(
+        cls, runtime: Runtime, path: Path, manifest: Manifest, *, sparse: bool = False, durable: bool = False
+    ) -> Spool:
+        """Open or create ``path`` with room for the whole file; ``sparse``: it grows as it is written; ``durable``: its
+        name survives a power cut.
 
         Raises:
             StorageFull, StorageBroken: no room; a broken disk.
@@ -90,6 +93,8 @@ class Spool:
             try:
                 if not sparse and file.status().size_bytes != manifest.size_bytes:
                     file.resize(manifest.size_bytes)
+                if durable:
+                    runtime.disk.sync_folder(path.parent)
             except BaseException:
                 file.close()
                 raise

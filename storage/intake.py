@@ -193,14 +193,12 @@ class Intake:
     async def _open_spool(self, manifest: Manifest) -> Spool:
         path = spool_path(self._spool_folder, manifest.tag)
         try:
-            spool = await Spool.open(self._runtime, path, manifest)
+            # The file's name must be as durable as what is acknowledged in it.
+            return await Spool.open(self._runtime, path, manifest, durable=True)
         except StorageFull:
             if manifest.tag not in self._shelf.resting:
                 await self.remove_spool(manifest.tag)
             raise
-        # The file's name must be as durable as what is acknowledged in it.
-        await self._runtime.run_sync(self._runtime.disk.sync_folder, self._spool_folder)
-        return spool
 
     async def remove_spool(self, tag: Tag) -> None:
         """Remove a spool file, durably; absent is fine."""

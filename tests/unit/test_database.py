@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 import trio
+import trio.testing
 
 from protocol.errors import ConfigError, StorageBroken, StorageFull
 from runtime.database import SqliteDatabase
@@ -184,3 +185,102 @@ async def test_a_schema_that_fails_leaves_no_table(runtime: Runtime, tmp_path: P
     database = await runtime.open_database(tmp_path / "things.db", "SELECT 1;")
     assert await database.read(lambda cursor: cursor.execute("SELECT name FROM sqlite_master").fetchall()) == []
     await database.aclose()
+
+
+async def gathered(database: SqliteDatabase, works: list) -> list:
+    """Let the first of ``works`` begin, so that the others gather behind it; return what each gave or raised."""
+    found: list = [None] * len(works)
+
+    async def ask(number: int) -> None:
+        try:
+            found[number] = await database.transaction(works[number])
+        except Exception as error:
+            found[number] = error
+
+    async with trio.open_nursery() as asking:
+        for number in range(len(works)):
+            asking.start_soon(ask, number)
+            await trio.testing.wait_all_tasks_blocked()
+    return found
+
+
+def held(until: threading.Event):
+    return lambda cursor: until.wait(10) and "first"
+
+
+def commits(database: SqliteDatabase) -> list[int]:
+    """How often something was committed from now on, as a list with one number in it."""
+    count = [0]
+
+    def committed() -> bool:
+        count[0] += 1
+        return False
+
+    database._connection.set_commit_hook(committed)
+    return count
+
+
+async def test_what_gathers_behind_a_transaction_is_committed_as_one(database: SqliteDatabase) -> None:
+    until, count = threading.Event(), commits(database)
+    works = [held(until), *(put(str(number)) for number in range(20)), lambda cursor: until.is_set()]
+
+    async with trio.open_nursery() as nursery:
+        answers: list = []
+
+        async def ask() -> None:
+            answers.extend(await gathered(database, works))
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        while len(database._waiting) < len(works) - 1:
+            await trio.testing.wait_all_tasks_blocked()
+        until.set()
+    assert answers == ["first", *[None] * 20, True]
+    assert count[0] == 2, "the first, and all the others"
+    assert len(await database.read(names)) == 20
+
+
+async def test_one_that_fails_takes_nobody_along(database: SqliteDatabase) -> None:
+    until = threading.Event()
+
+    def failing(cursor) -> None:
+        put("half")(cursor)
+        raise LookupError("mine alone")
+
+    async with trio.open_nursery() as nursery:
+        answers: list = []
+
+        async def ask() -> None:
+            answers.extend(await gathered(database, [held(until), put("a"), failing, put("b"), put("a")]))
+
+        nursery.start_soon(ask)
+        while len(database._waiting) < 4:
+            await trio.testing.wait_all_tasks_blocked()
+        until.set()
+    assert answers[1] is None and answers[3] is None
+    assert isinstance(answers[2], LookupError) and isinstance(answers[4], apsw.ConstraintError)
+    assert await database.read(names) == ["a", "b"]
+
+
+async def test_who_is_cancelled_while_waiting_is_done_all_the_same_and_holds_up_nobody(
+    database: SqliteDatabase,
+) -> None:
+    until = threading.Event()
+    answers: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.transaction, held(until))
+        scopes = [trio.CancelScope() for _ in range(3)]
+
+        async def ask(number: int) -> None:
+            with scopes[number]:
+                await database.transaction(put(str(number)))
+                answers.append(number)
+
+        scopes[2].cancel()
+        for number in range(3):
+            nursery.start_soon(ask, number)
+        while len(database._waiting) < 2:
+            await trio.testing.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        until.set()
+    assert sorted(answers) == [0, 1] and await database.read(names) == ["0", "1"]
