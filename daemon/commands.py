@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from daemon.carecommands import CareCommands
 from daemon.readcommands import ReadCommands
 from daemon.transfercommands import TransferCommands
 from daemon.viewcommands import ViewCommands
@@ -16,5 +17,11 @@ if TYPE_CHECKING:
 
 def methods_of(daemon: Daemon) -> dict[str, Handler]:
     """Return handlers by method."""
-    families = TransferCommands(daemon), ViewCommands(daemon), ReadCommands(daemon), WatchCommands(daemon)
+    families = (
+        TransferCommands(daemon),
+        ViewCommands(daemon),
+        ReadCommands(daemon),
+        WatchCommands(daemon),
+        CareCommands(daemon),
+    )
     return {method: handler for family in families for method, handler in family.methods().items()}

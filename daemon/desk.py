@@ -9,7 +9,7 @@ question, words about a job carry its tag. A job that falls silent is proposed a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ from protocol import messages as m
 from protocol.bitmap import Bitmap
 from protocol.errors import CommandError, LinkLost, RemoteProtocolError, StorageUnavailable
 from protocol.ids import NodeId, Tag
+from protocol.limits import KEEPING
 from protocol.manifest import Manifest
 from runtime.link import Link
 from runtime.seam import Clock
@@ -38,7 +39,7 @@ QUIET_SECONDS_MAX = 30.0
 ROUNDS_MAX = 5
 _WAITING_MAX = 64
 
-_Word = m.DeskAnswer | m.JobClosed | m.Failure
+_Word = m.DeskAnswer | m.JobClosed | m.Failure | m.Kept
 
 
 @dataclass(eq=False, slots=True)
@@ -52,6 +53,15 @@ class _Watch:
     heard_at: float = 0.0
 
 
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A question beside any put. ``answer`` None once ``answered``: the link ended."""
+
+    link: Link
+    answer: m.Kept | m.Failure | None = None
+    answered: trio.Event = field(default_factory=trio.Event)
+
+
 class Desk:
     """All conversations of this node; ``receive`` and ``ended`` are fed by whoever serves the links."""
 
@@ -62,17 +72,24 @@ class Desk:
         self._node = node
         self._watches: list[_Watch] = []
         self._last_request = 0
+        self._asked: dict[int, _Asked] = {}
 
     # --- what comes ---
 
     def receive(self, link: Link, message: m.Message) -> bool:
         """Take a message of a storage node; False when no put of ours waits for it."""
         taken = False
+        if isinstance(message, m.Kept | m.Failure):
+            asked = self._asked.get(message.request)
+            if asked is not None and asked.link is link:
+                asked.answer = message
+                asked.answered.set()
+                return True
         for watch in list(self._watches):
             if watch.link is not link:
                 continue
             match message:
-                case m.DeskAnswer() | m.Failure() if message.request in watch.requests:
+                case m.DeskAnswer() | m.Failure() | m.Kept() if message.request in watch.requests:
                     self._say(watch, message)
                 case m.JobClosed() if message.tag == watch.manifest.tag:
                     self._say(watch, message)
@@ -91,6 +108,9 @@ class Desk:
         for watch in self._watches:
             if watch.link is link:
                 watch.words.close()
+        for asked in self._asked.values():
+            if asked.link is link:
+                asked.answered.set()
 
     def _say(self, watch: _Watch, word: _Word) -> None:
         try:
@@ -145,6 +165,8 @@ class Desk:
                     closed = await self._deliver(watch, words, answer)
                 if closed is None:
                     continue
+                if closed.state is m.JobState.STORED and closed.proven and put.expires_seconds is not None:
+                    await self._keep(watch, words, put.expires_seconds)
                 if closed.state is not m.JobState.STORED or closed.proven:
                     return closed
             raise StorageUnavailable(f"{link.peer.node[:8]} closes the job again and again without granting it")
@@ -217,6 +239,50 @@ class Desk:
                 if isinstance(word, m.JobClosed):
                     return word
 
+    async def _keep(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word], seconds: int) -> None:
+        """Say how long the name that was granted just now shall hold."""
+        if KEEPING not in watch.link.features:
+            raise CommandError("unsupported", "stored; but that storage node knows no --expires yet: upgrade it", 6)
+        request = self._request(watch)
+        tag, name = watch.manifest.tag, watch.put.name
+        watch.link.post(m.Keep(request=request, tag=tag, name=name, seconds=seconds))
+        with self._deadline(watch.link):
+            while True:
+                word = await self._next(watch, words)
+                if isinstance(word, m.Kept) and word.request == request:
+                    return
+                if isinstance(word, m.Failure) and word.request == request:
+                    if word.code == "not-found":
+                        # Somebody has put another file under this name since; then ours is an earlier version.
+                        return
+                    raise _refusal(word)
+
+    async def care(self, link: Link, factory: Callable[[int], m.Keep | m.Remove]) -> m.Kept:
+        """Ask the node at the other end to do something with what we put, and return its answer.
+
+        Raises:
+            CommandError: it will not, with its own word: not-found, refused; or it knows nothing of this yet.
+            LinkLost: it did not answer.
+        """
+        if KEEPING not in link.features:
+            raise CommandError("unsupported", f"storage node {link.peer.node[:8]} knows nothing of this yet", 6)
+        self._last_request = (self._last_request + 1) % 2**32
+        request, asked = self._last_request, _Asked(link)
+        self._asked[request] = asked
+        try:
+            link.post(factory(request))
+            with self._deadline(link):
+                await asked.answered.wait()
+        finally:
+            del self._asked[request]
+        answer = asked.answer
+        if isinstance(answer, m.Failure):
+            exit_code = {"not-found": 4, "refused": 6, "no-space": 9}.get(answer.code, 5)
+            raise CommandError(answer.code, answer.reason or answer.code, exit_code)
+        if answer is None:
+            raise LinkLost(link.lost or "the link to storage ended")
+        return answer
+
     async def _next(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word]) -> _Word:
         try:
             return await words.receive()
@@ -270,6 +336,8 @@ def _refusal(failure: m.Failure) -> CommandError | StorageUnavailable:
     reason = failure.reason or failure.code
     if failure.code == "no-space":
         return CommandError("no-space", f"the storage node has no room: {reason}", 9)
+    if failure.code == "quota":
+        return CommandError("quota", f"the storage node takes no more from here: {reason}", 9)
     if failure.code == "refused":
         return CommandError("refused", f"the storage node refused: {reason}", 6)
     return StorageUnavailable(f"the storage node cannot now: {reason}")

@@ -15,6 +15,8 @@ from protocol.invite import Link as FileLink
 from protocol.limits import NAME_BYTES_MAX
 
 PATHS_MAX = 10_000
+# A thousand years: far beyond that dates are numbers no more.
+SECONDS_MAX = 1000 * 365 * 86_400
 
 
 def only(params: Mapping[str, Any], *known: str) -> None:
@@ -46,6 +48,16 @@ def optional_text(params: Mapping[str, Any], key: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise CommandError("usage", f"{key}: a text was expected", 2)
+
+
+def optional_seconds(params: Mapping[str, Any], key: str) -> int | None:
+    """Return a duration in whole seconds, at least one, or None when not given."""
+    value = params.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= SECONDS_MAX:
+        raise CommandError("usage", f"{key}: a number of seconds from 1 on was expected", 2)
+    return int(value)
 
 
 def absolute_path(value: Any, key: str) -> Path:

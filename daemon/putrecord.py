@@ -48,6 +48,7 @@ class Put:
     path: Path
     name: str
     began: int  # wall clock, whole seconds
+    expires_seconds: int | None = None  # how long its name shall hold once it is stored; None: as storage is set
     state: PutState = PutState.HASHING
     tag: Tag | None = None
     paused: bool = False
@@ -150,9 +151,14 @@ def insert_put(cursor: Any, path: Path, name: str, began: int) -> int:
     return number
 
 
-def insert_puts(cursor: Any, files: list[tuple[Path, str]], began: int) -> list[int]:
+def insert_puts(
+    cursor: Any, files: list[tuple[Path, str]], began: int, expires_seconds: int | None = None
+) -> list[int]:
     """Write down new puts of (path, name) and return their numbers."""
-    return [insert_put(cursor, path, name, began) for path, name in files]
+    numbers = [insert_put(cursor, path, name, began) for path, name in files]
+    if expires_seconds is not None:
+        cursor.executemany("INSERT INTO put_terms VALUES (?, ?)", [(number, expires_seconds) for number in numbers])
+    return numbers
 
 
 def row_of_put(put: Put) -> tuple[Any, ...]:
@@ -192,15 +198,18 @@ def read_puts(cursor: Any) -> list[Put]:
         _put_of(row)
         for row in cursor.execute(
             "SELECT puts.id, path, name, began, state, puts.tag, paused, instant, storage, error, error_code,"
-            " error_exit, seconds, manifests.size_bytes"
-            " FROM puts LEFT JOIN manifests ON manifests.tag = puts.tag ORDER BY puts.id"
+            " error_exit, seconds, manifests.size_bytes, put_terms.expires_seconds"
+            " FROM puts LEFT JOIN manifests ON manifests.tag = puts.tag"
+            " LEFT JOIN put_terms ON put_terms.id = puts.id ORDER BY puts.id"
         )
     ]
 
 
-def _put_of(row: tuple[Any, ...]) -> Put:
+def _put_of(whole: tuple[Any, ...]) -> Put:
+    *row, expires_seconds = whole
     number, path, name, began, state, tag, paused, instant, storage, error, code, exit_code, seconds, size_bytes = row
-    put = Put(number, Path(path.decode("utf-8", "surrogateescape")), name, began, PutState(state))
+    where = Path(path.decode("utf-8", "surrogateescape"))
+    put = Put(number, where, name, began, expires_seconds, PutState(state))
     put.tag = Tag.from_bytes(tag) if tag is not None else None
     put.paused, put.instant, put.seconds = bool(paused), bool(instant), seconds
     put.storage = address_of_json(storage) if storage is not None else None

@@ -132,17 +132,19 @@ class Puts:
         (put,) = await self.put_all([(path, name)])
         return put
 
-    async def put_all(self, files: list[tuple[Path, str]]) -> list[Put]:
+    async def put_all(self, files: list[tuple[Path, str]], expires_seconds: int | None = None) -> list[Put]:
         """Begin to put files (path and name); durable when this returns. The same file under the same name joins a put
-        under way.
+        under way. ``expires_seconds``: how long these names shall hold once they are stored; None: as storage is set.
         """
         async with self._adding:
             known = {(put.path, put.name): put for put in self.active()}
             fresh = list(dict.fromkeys(file for file in files if file not in known))
             began = int(max(0, self._runtime.clock.wall()))
-            numbers = await self._database.transaction(lambda cursor: insert_puts(cursor, fresh, began))
+            numbers = await self._database.transaction(
+                lambda cursor: insert_puts(cursor, fresh, began, expires_seconds)
+            )
             for number, (path, name) in zip(numbers, fresh, strict=True):
-                put = known[path, name] = self._puts[number] = Put(number, path, name, began)
+                put = known[path, name] = self._puts[number] = Put(number, path, name, began, expires_seconds)
                 self._start(put)
             ended = [put.number for put in self._puts.values() if put.state.final]
             for number in ended[:-FINISHED_MAX]:

@@ -50,6 +50,11 @@ CREATE TABLE IF NOT EXISTS puts (
     began INTEGER NOT NULL,
     seconds REAL
 );
+-- puts.py: how long the names of some of them shall hold.
+CREATE TABLE IF NOT EXISTS put_terms (
+    id INTEGER PRIMARY KEY REFERENCES puts (id) ON DELETE CASCADE,
+    expires_seconds INTEGER NOT NULL
+);
 -- gets.py: downloads; bitmap says which chunks of part were durable when it was written.
 CREATE TABLE IF NOT EXISTS gets (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

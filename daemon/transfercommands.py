@@ -14,7 +14,16 @@ import trio
 
 from daemon.getrecord import Get
 from daemon.hashing import hash_file
-from daemon.parameters import absolute_path, absolute_paths, only, optional_name, optional_text, tag_or_name, text
+from daemon.parameters import (
+    absolute_path,
+    absolute_paths,
+    only,
+    optional_name,
+    optional_seconds,
+    optional_text,
+    tag_or_name,
+    text,
+)
 from daemon.putrecord import Put, error_json
 from daemon.settings import read_rate, read_switch, read_timetable
 from daemon.timetable import Caps
@@ -79,8 +88,8 @@ class TransferCommands:
         }
 
     async def put(self, params: dict[str, Any], notify: Notify) -> Any:
-        """{paths, name?, wait} → progress, then {results, skipped}."""
-        only(params, "paths", "name", "wait")
+        """{paths, name?, wait, expires?: seconds} → progress, then {results, skipped}."""
+        only(params, "paths", "name", "wait", "expires")
         paths, name = absolute_paths(params, "paths"), optional_name(params, "name")
         wait = params.get("wait", "stored")
         if wait not in ("stored", "safe", "no"):
@@ -88,7 +97,9 @@ class TransferCommands:
         if name and len(paths) > 1:
             raise CommandError("usage", "name fits one path only", 2)
         found, skipped = await self._find(paths, name)
-        puts = await self._daemon.puts.put_all([(file.path, file.name) for file in found])
+        puts = await self._daemon.puts.put_all(
+            [(file.path, file.name) for file in found], optional_seconds(params, "expires")
+        )
         notices = Notices(notify)
         if wait == "no":
             for put in puts:

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ from protocol import messages as m
 from protocol.errors import ConfigError, NotFound, StorageError
 from protocol.ids import NodeId, Role, Tag, parse_address
 from protocol.limits import JOB_MAPS
-from runtime.control import Handler
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
@@ -38,9 +36,10 @@ from runtime.serving import Life, changed_settings, serve_until_signal
 from storage.adopting import Adopter
 from storage.backends.base import Backend
 from storage.backends.choice import OpenWeb, chosen_backend, keep_to_backend
-from storage.carecommands import care_methods
+from storage.commands import methods_of
 from storage.config import StorageConfig
 from storage.desk import Desk
+from storage.direct import Direct
 from storage.door import Door, door_token
 from storage.holdings import StorageHoldings
 from storage.intake import Intake
@@ -61,9 +60,6 @@ from storage.shelf import Shelf
 from storage.statistics import (
     LiveJobStatistics,
     StorageStatistics,
-    file_to_json,
-    job_to_json,
-    status_to_json,
 )
 from storage.sweeper import Sweeper
 from storage.tus.arrivals import Arrivals
@@ -109,12 +105,22 @@ class StorageNode:
             lambda shown: self.tracker_link.offer(shown, JOB_MAPS),
         )
         policy = None
+        self.direct = Direct(runtime, self.engine.strike) if config.direct else None
         if backend.parts is not None:
             at_once = config.s3_parts_at_once
             limit = trio.CapacityLimiter(PARTS_AT_ONCE_TIMES * at_once)
             policy = PartPolicy(backend.parts, remote=ledger.shared, at_once=at_once, limit=limit)
         self.intake = Intake(
-            runtime, self.engine, ledger, backend, self.shelf, self.reporter, self.room, spool, parts=policy
+            runtime,
+            self.engine,
+            ledger,
+            backend,
+            self.shelf,
+            self.reporter,
+            self.room,
+            spool,
+            parts=policy,
+            direct=self.direct,
         )
         self.sharing: Sharing | None = None
         if ledger.shared and backend.parts is not None:
@@ -220,7 +226,7 @@ class StorageNode:
                 if self.arrivals is not None:
                     await parts.start(self.arrivals.run)
                 parts.start_soon(self._watch_room, name="room")
-                await parts.start(self._runtime.control_server(self.config.places.control_socket, self._methods()).run)
+                await parts.start(self._runtime.control_server(self.config.places.control_socket, methods_of(self)).run)
                 await parts.start(self.links.run, (listener,))
                 parts.start_soon(self.tracker_link.run, name="tracker link")
                 if self._discovery is not None:
@@ -253,6 +259,9 @@ class StorageNode:
                             self.desk.offered(link, message.tag)
                         case m.Lend():
                             self.engine.lend(link, message.tag)
+                        case m.PartPut() | m.PartFailed():
+                            if self.direct is not None:
+                                self.direct.told(session.number, message)
                         case m.Have() | m.NotHeld():
                             self.intake.offers_changed(message.tag)
                         case _ if not taken:
@@ -302,19 +311,6 @@ class StorageNode:
             keeping=replace(self.keeper.counts),
             uploads_by_http=len(self.arrivals) if self.arrivals is not None else 0,
         )
-
-    def _methods(self) -> dict[str, Handler]:
-        async def status(_params: dict[str, Any], _notify: Any) -> Any:
-            return status_to_json(self.statistics())
-
-        async def list_files(_params: dict[str, Any], _notify: Any) -> Any:
-            jobs = [job_to_json(live) for live in self.statistics().jobs]
-            return {"files": [file_to_json(file) for file in self.shelf.stored.values()] + jobs}
-
-        async def version(_params: dict[str, Any], _notify: Any) -> Any:
-            return {"program": "storage", "version": metadata.version("upswarm")}
-
-        return {"status": status, "ls": list_files, "version": version, **care_methods(self)}
 
     def _told_by_tracker(self, message: m.Message) -> None:
         # Orders are for those who hold what a storage node wants; they are hints, and a storage node waits to be asked.

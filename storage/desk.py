@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import structlog
 
 from protocol import messages as m
-from protocol.errors import ChunkMissing, IntegrityError, StorageFull, StorageUnavailable
+from protocol.errors import ChunkMissing, CommandError, IntegrityError, StorageFull, StorageUnavailable
 from protocol.ids import NodeId, Tag
+from protocol.limits import RECORDS_PER_ANSWER_MAX
 from protocol.manifest import Manifest
 from runtime.link import Link
 from runtime.seam import Runtime
@@ -95,6 +96,8 @@ class Desk:
                 await self._proof(link, message)
             case m.Withdraw():
                 await self._intake.withdraw(message.tag, link.peer.node)
+            case m.Keep() | m.Remove():
+                await self._care(link, message)
             case _:
                 log.debug("message of no use here", type=type(message).__name__, node=link.peer.node)
 
@@ -322,6 +325,25 @@ class Desk:
             return
         log.info("stored already, possession proven", tag=str(tag), node=node, name=granted.name)
         link.post(m.JobClosed(tag=tag, state=m.JobState.STORED, proven=True, reason=""))
+
+    async def _care(self, link: Link, message: m.Keep | m.Remove) -> None:
+        """Do what a member wants done with what it put."""
+        assert self._keeper is not None
+        node = link.peer.node
+        removed: tuple[Tag, ...] = ()
+        kept: tuple[Tag, ...] = ()
+        try:
+            if isinstance(message, m.Keep):
+                await self._keeper.keep(message.tag, message.name, node, message.seconds or None)
+            else:
+                gone = await self._keeper.remove(message.tag if message.tag is not None else message.name, node)
+                removed, kept = tuple(gone.tags)[:RECORDS_PER_ANSWER_MAX], tuple(gone.kept)[:RECORDS_PER_ANSWER_MAX]
+        except CommandError as error:
+            self._refuse(link, message.request, error.code, error.sentence)
+        except StorageFull as error:
+            self._refuse(link, message.request, CODE_NO_SPACE, f"no room: {error}")
+        else:
+            link.post(m.Kept(request=message.request, removed=removed, kept=kept))
 
     async def _lose(self, tag: Tag, reason: str) -> None:
         file = self._shelf.stored.get(tag)

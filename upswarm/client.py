@@ -116,10 +116,21 @@ class Client:
     # --- the daemon's methods ---
 
     def put(
-        self, paths: Iterable[Path], *, name: str | None = None, wait: Wait = "stored", progress: Notice | None = None
+        self,
+        paths: Iterable[Path],
+        *,
+        name: str | None = None,
+        wait: Wait = "stored",
+        expires_seconds: float | None = None,
+        progress: Notice | None = None,
     ) -> PutOutcome:
-        """Store files and folders; return when what ``wait`` says has happened for each, or cannot."""
-        return cast(PutOutcome, self.call("put", put_params(paths, name, wait), progress, seconds_max=None))
+        """Store files and folders; return when what ``wait`` says has happened for each, or cannot.
+
+        ``expires_seconds``: how long their names shall hold once they are stored; None: as the storage node is set.
+        """
+        return cast(
+            PutOutcome, self.call("put", put_params(paths, name, wait, expires_seconds), progress, seconds_max=None)
+        )
 
     def get(self, what: str, output: Path | None = None, *, progress: Notice | None = None) -> GetResult:
         """Fetch a file by tag, name or link. ``output``: a file or folder; None: the daemon's download folder."""

@@ -183,9 +183,13 @@ def not_connected(error: OSError, program: str, path: Path) -> CommandError:
     return CommandError("unreachable", f"the {program} at {path} does not answer: {error}", 5)
 
 
-def put_params(paths: Iterable[Path], name: str | None, wait: Wait) -> dict[str, Any]:
+def put_params(
+    paths: Iterable[Path], name: str | None, wait: Wait, expires_seconds: float | None = None
+) -> dict[str, Any]:
     """Return the params of ``put``."""
-    named = {} if name is None else {"name": name}
+    named: dict[str, Any] = {} if name is None else {"name": name}
+    if expires_seconds is not None:
+        named["expires"] = expires_seconds
     return {"paths": [absolute(path) for path in paths], "wait": wait, **named}
 
 

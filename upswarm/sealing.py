@@ -59,6 +59,7 @@ def put_sealed(
     *,
     sealed: Callable[[Sealed], None] = lambda sealed: None,
     progress: Notice | None = None,
+    expires_seconds: float | None = None,
 ) -> PutOutcome:
     """Seal files (path and name) into ``folder`` and put them; returns as ``Client.put``, with links that carry keys.
 
@@ -83,7 +84,9 @@ def put_sealed(
         if progress is not None:
             progress(method, {**params, **_unsealed(copies.get(str(params.get("path"))))})
 
-    outcome = daemon.put([one.copy for one in copies.values()], wait=wait, progress=told)
+    outcome = daemon.put(
+        [one.copy for one in copies.values()], wait=wait, progress=told, expires_seconds=expires_seconds
+    )
     outcome["results"] = [_result(result, copies.get(result["path"])) for result in outcome["results"]]
     return outcome
 

@@ -15,7 +15,7 @@ import click
 
 from protocol.errors import CommandError
 from upswarm.client import Client, Notice, Wait, absolute
-from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNFINISHED, RATE, Console, as_json, verb
+from upswarm.console import DURATION, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNFINISHED, RATE, Console, as_json, verb
 from upswarm.progress import Progress, progress_on
 from upswarm.rpc import PutOutcome, Skipped
 from upswarm.text import duration_text, pushed_text, rate_text, shown, size_text
@@ -38,6 +38,11 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
     help="Return when all is stored; when this machine may leave; or at once.",
 )
 @click.option(
+    "--expires",
+    type=DURATION,
+    help="How long the name holds once the file is stored, as 30d; then the file goes, if it has no other.",
+)
+@click.option(
     "--encrypt",
     is_flag=True,
     help="Seal each file first with a new key, which is in its link and nowhere else: helpers, storage and tracker see"
@@ -45,7 +50,15 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 )
 @QUIET
 @verb
-def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, encrypt: bool, quiet: bool) -> None:
+def put(
+    console: Console,
+    paths: tuple[Path, ...],
+    name: str | None,
+    wait: str,
+    expires: float | None,
+    encrypt: bool,
+    quiet: bool,
+) -> None:
     """Store files; a folder means every file below it."""
     if name is not None and len(paths) > 1:
         raise click.UsageError("--name fits one PATH only")
@@ -54,9 +67,11 @@ def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, 
         waiting = _Waiting(progress)
         try:
             if encrypt:
-                outcome = _put_sealed(console, daemon, paths, name, cast(Wait, wait), waiting.notice)
+                outcome = _put_sealed(console, daemon, paths, name, cast(Wait, wait), expires, waiting.notice)
             else:
-                outcome = daemon.put(paths, name=name, wait=cast(Wait, wait), progress=waiting.notice)
+                outcome = daemon.put(
+                    paths, name=name, wait=cast(Wait, wait), expires_seconds=expires, progress=waiting.notice
+                )
         except KeyboardInterrupt:
             daemon.close()
             progress.__exit__(None, None, None)
@@ -72,7 +87,13 @@ def put(console: Console, paths: tuple[Path, ...], name: str | None, wait: str, 
 
 
 def _put_sealed(
-    console: Console, daemon: Client, paths: tuple[Path, ...], name: str | None, wait: Wait, notice: Notice
+    console: Console,
+    daemon: Client,
+    paths: tuple[Path, ...],
+    name: str | None,
+    wait: Wait,
+    expires_seconds: float | None,
+    notice: Notice,
 ) -> PutOutcome:
     """Seal what ``paths`` mean, say the links at once, and put it."""
     from daemon.walking import Found, find_files
@@ -92,7 +113,7 @@ def _put_sealed(
 
     folder = console.places("daemon").state / FOLDER
     named = [(file.path, file.name) for file in found.values()]
-    outcome = put_sealed(daemon, folder, named, wait, sealed=sealed, progress=notice)
+    outcome = put_sealed(daemon, folder, named, wait, sealed=sealed, progress=notice, expires_seconds=expires_seconds)
     outcome["skipped"] = [*outcome.get("skipped", []), *skipped]
     return outcome
 

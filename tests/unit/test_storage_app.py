@@ -26,6 +26,7 @@ from runtime.link import Link
 from runtime.links import Links
 from runtime.real import RealDisk, real_runtime
 from storage.app import main, opened
+from storage.commands import methods_of
 from storage.config import StorageConfig
 from storage.statistics import status_to_json
 
@@ -231,7 +232,7 @@ async def test_status_shows_jobs_and_files_as_json(autojump_clock: MockClock, si
         assert (job["tag"], job["state"], job["bytes_stored"]) == (str(TAG), "open", MIB)
         assert job["pushed"] == {anna.node: MIB}
         assert status["received_bytes"] == MIB + 100
-        methods = storage._methods()
+        methods = methods_of(storage)
 
         async def notify(_method: str, _params: dict[str, object]) -> None:
             raise AssertionError

@@ -17,6 +17,7 @@ from protocol.errors import CommandError, NotFound
 from protocol.ids import Tag
 from protocol.limits import MIB
 from runtime.seam import Clock, Runtime
+from storage.commands import methods_of
 from storage.keeping.schedule import DAY_SECONDS
 
 DATA, OTHER = some_bytes(3 * MIB + 17), some_bytes(1000, 2)
@@ -403,7 +404,7 @@ async def test_scrub_now_reads_everything_and_the_state_is_told(autojump_clock: 
         link = await anna.dial()
         await anna.put(link, DATA, "film")
         await anna.put(link, OTHER, "other")
-        methods = storage._methods()
+        methods = methods_of(storage)
         assert (await methods["scrub"]({}, None))["due"] == 0
         assert (await methods["scrub"]({"now": True}, None))["begun"] == 2
         await wait_until(lambda: storage.scrubber.statistics().files == 2)
@@ -418,7 +419,7 @@ async def test_the_control_socket_removes_and_keeps(autojump_clock: MockClock, t
     async with site.storage() as storage, site.uploader() as anna:
         link = await anna.dial()
         await anna.put(link, DATA, "film")
-        methods = storage._methods()
+        methods = methods_of(storage)
         assert (await methods["keep"]({"what": "film", "seconds": 50}, None))["tag"] == str(TAG)
         assert await methods["rm"]({"what": str(TAG)}, None) == {"removed": [str(TAG)], "kept": []}
         for method, params in (

@@ -1,4 +1,4 @@
-"""What whoever operates a storage node may ask of it by its control socket, beyond looking: removing, terms, scrubs.
+"""What whoever operates a storage node may ask of it by its control socket: looking, removing, terms, scrubs.
 
 Who may open the socket may do all of this (docs/commands.md#control-socket). What members may remove comes over their
 links, to the desk.
@@ -7,6 +7,7 @@ links, to the desk.
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from protocol.errors import CommandError
@@ -14,6 +15,7 @@ from protocol.ids import Tag
 from protocol.invite import LINK_SCHEME, Link
 from runtime.control import Handler
 from storage.keeping.keeper import Removed
+from storage.statistics import file_to_json, job_to_json, status_to_json
 
 if TYPE_CHECKING:
     from storage.app import StorageNode
@@ -38,8 +40,18 @@ def removed_to_json(removed: Removed) -> dict[str, Any]:
     return {"removed": [str(tag) for tag in removed.tags], "kept": [str(tag) for tag in removed.kept]}
 
 
-def care_methods(node: StorageNode) -> dict[str, Handler]:
-    """Return the methods, by name."""
+def methods_of(node: StorageNode) -> dict[str, Handler]:
+    """Return handlers by method."""
+
+    async def status(_params: dict[str, Any], _notify: Any) -> Any:
+        return status_to_json(node.statistics())
+
+    async def list_files(_params: dict[str, Any], _notify: Any) -> Any:
+        jobs = [job_to_json(live) for live in node.statistics().jobs]
+        return {"files": [file_to_json(file) for file in node.shelf.stored.values()] + jobs}
+
+    async def version(_params: dict[str, Any], _notify: Any) -> Any:
+        return {"program": "storage", "version": metadata.version("upswarm")}
 
     async def remove(params: dict[str, Any], _notify: Any) -> Any:
         return removed_to_json(await node.keeper.remove(meant(params.get("what")), None))
@@ -63,4 +75,4 @@ def care_methods(node: StorageNode) -> dict[str, Handler]:
         told = {"begun": begun} if begun is not None else {}
         return {**told, **asdict(node.scrubber.statistics())}
 
-    return {"rm": remove, "keep": keep, "scrub": scrub}
+    return {"status": status, "ls": list_files, "version": version, "rm": remove, "keep": keep, "scrub": scrub}
