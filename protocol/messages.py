@@ -278,7 +278,7 @@ class Trackers(Message):
     """Tracker -> node: the trackers of this swarm, any of which will do; this one is among them. Sent on connecting and
     at every change by a tracker that is not the only one. May be ignored."""
 
-    TYPE: ClassVar[int] = 133
+    TYPE: ClassVar[int] = 137
 
     trackers: tuple[NodeAddress, ...] = _wire(kinds.ListOf(kinds.NodeAddressField(), limits.TRACKERS_MAX))
 
@@ -768,14 +768,6 @@ class Kept(Message):
     kept: tuple[Tag, ...] = _wire(kinds.ListOf(_TAG, limits.RECORDS_PER_ANSWER_MAX))
 
 
-MESSAGES: dict[int, type[Message]] = {
-    thing.TYPE: thing
-    for thing in list(globals().values())
-    if isinstance(thing, type) and issubclass(thing, Message) and thing is not Message
-}
-CRITICAL_TYPES_END = 128
-
-
 # --- parts that helpers put straight into the store; between nodes that both named the feature "direct-parts" ---
 
 
@@ -824,3 +816,11 @@ class PartRecall(Message):
 
     tag: Tag = _wire(_TAG)
     chunk: int = _wire(_CHUNK)
+
+
+MESSAGES: dict[int, type[Message]] = {
+    thing.TYPE: thing
+    for thing in list(globals().values())
+    if isinstance(thing, type) and issubclass(thing, Message) and thing is not Message
+}
+CRITICAL_TYPES_END = 128
