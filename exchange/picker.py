@@ -255,6 +255,30 @@ class Picker:
                 self._left_bytes += self.layout.bytes_of(chunk)
             self._start_over(chunk)
 
+    def fresh(self, chunks: Bitmap) -> Bitmap:
+        """Return those of ``chunks`` that are wanted and nobody has begun or holds back."""
+        return chunks & self._fresh
+
+    def hold_back(self, chunk: int) -> None:
+        """Somebody brings this fresh chunk another way: nobody is asked for it until it is wanted again."""
+        assert chunk in self._fresh
+        self._fresh.discard(chunk)
+
+    def give_back(self, chunk: int) -> None:
+        """A chunk that was held back is not brought after all."""
+        if chunk in self.wanted and chunk not in self._assembly:
+            self._fresh.add(chunk)
+
+    def came_otherwise(self, chunk: int) -> None:
+        """A chunk is where it should be, by another way; it is not wanted any more."""
+        if chunk not in self.wanted:
+            return
+        self._start_over(chunk)
+        self._fresh.discard(chunk)
+        self.wanted.discard(chunk)
+        self._left_bytes -= self.layout.bytes_of(chunk)
+        self.lending.begun(chunk)
+
     def stalled(self, now: float) -> list[Withdrawal]:
         """Return what to cancel now: its source stopped delivering, or is not to make it any more. Others may at once.
 

@@ -16,7 +16,7 @@ until there is room; a failed fsync ends the process. Who may open a job, and wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -33,6 +33,7 @@ from runtime.link import Link
 from runtime.seam import Runtime
 from storage.backends.base import Backend
 from storage.commit import rotten_in_spool
+from storage.direct import Direct
 from storage.durability import Durability
 from storage.jobs import Job
 from storage.ledger.base import LeaseLost, Ledger
@@ -44,10 +45,6 @@ from storage.shared import Shared, Turns
 from storage.shelf import LiveJob, Shelf
 
 log = structlog.get_logger()
-
-
-# ``await help_direct(entry, parts, durability)``: let helpers put parts by themselves, until cancelled.
-HelpDirect = Callable[[LiveJob, PartUpload, Durability], Awaitable[None]]
 
 
 def _is_there(runtime: Runtime, path: Path) -> bool:
@@ -77,7 +74,7 @@ class Intake:
         room: Room,
         spool_folder: Path,
         parts: PartPolicy | None = None,
-        help_direct: HelpDirect | None = None,
+        direct: Direct | None = None,
     ) -> None:
         self.turns: Turns[Tag] = Turns()
         self._runtime = runtime
@@ -89,7 +86,7 @@ class Intake:
         self._room = room
         self._spool_folder = spool_folder
         self._parts = parts
-        self._help_direct = help_direct
+        self._direct = direct
         self._durability = Durability(runtime, ledger, self._acknowledged)
         self._jobs: trio.Nursery | None = None
 
@@ -246,6 +243,8 @@ class Intake:
         held.append(entry)
         if begun is not None:
             entry.parts = self._part_upload(entry, begun)
+            if self._direct is not None:
+                self._direct.prepare(entry)
         if job.durable.complete:
             entry.all_durable.set()
         self._shelf.put_live(entry)
@@ -364,8 +363,8 @@ class Intake:
         async with trio.open_nursery() as sending:
             sending.start_soon(parts.run, name=f"parts {entry.tag.root.hex()[:8]}")
             sending.start_soon(self._mend, entry, parts, name=f"mend {entry.tag.root.hex()[:8]}")
-            if self._help_direct is not None:
-                sending.start_soon(self._help_direct, entry, parts, self._durability, name="direct")
+            if self._direct is not None:
+                sending.start_soon(self._direct.run, entry, parts, self._durability, name="direct")
             await self._fill_parts(entry, parts)
             sending.cancel_scope.cancel()
         while True:
