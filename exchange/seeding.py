@@ -63,24 +63,23 @@ class _Spread:
         if owner is not None:
             self.receivers[owner].suggested.pop(chunk, None)
 
-    def is_storages_turn(self, link: int) -> bool:
-        """Whether what nobody has asked for is storage's, and not for ``link`` to begin.
+    def is_storages_turn(self, link: int, free: int) -> bool:
+        """Whether the ``free`` chunks that nobody has asked for are storage's, and not for ``link`` to begin.
 
         The last chunks are: as many as the others are getting, or have in reserve. Then storage is still fetching first
-        ones when the others are done with theirs. And so is what a receiver would still be getting, at its share of what
-        leaves, when all others are done.
+        ones when the others are done with theirs. And so is what a receiver would, at its share of what leaves, still
+        be getting when all others are done.
         """
         if not any(receiver.storage for receiver in self.receivers.values()):
             return False
-        unsent = self.left.length - len(self.left)
-        if unsent - len(self.owners) <= len(self.receivers) * (AHEAD + 1):
+        if free <= len(self.receivers) * (AHEAD + 1):
             return True
         total_bytes = sum(size for _, size in self.recent)
         if not total_bytes:
             return False
         share = sum(size for other, size in self.recent if other == link) / total_bytes
         owned = sum(1 for owner in self.owners.values() if owner == link)
-        return bool(share) and unsent * share < _LATE * owned
+        return bool(share) and (free + len(self.owners)) * share < _LATE * owned
 
 
 class Seeding:
@@ -126,7 +125,7 @@ class Seeding:
             if spread.receivers[owner].storage:
                 return True
             spread.disown(chunk)
-        elif not receiver.urgent and spread.is_storages_turn(link):
+        elif not receiver.urgent and spread.is_storages_turn(link, tag.chunks - len(spread.left) - len(spread.owners)):
             return True
         spread.owners[chunk] = link
         return False
@@ -156,7 +155,7 @@ class Seeding:
         free = held - spread.left - Bitmap.of(tag.chunks, spread.owners)
         found: list[int] = []
         while free and len(receiver.suggested) < AHEAD:
-            if not receiver.storage and spread.is_storages_turn(link):
+            if not receiver.storage and spread.is_storages_turn(link, len(free)):
                 break
             chunk = free.first_from(self._rng.randrange(tag.chunks))
             assert chunk is not None

@@ -224,3 +224,24 @@ def test_what_leaves_again_need_not_wait_where_nothing_else_does() -> None:
             assert grant is not None and grant.link == link
             uplink.flowed(64 * KIB, now)
             uplink.sent(link, now + 0.001)
+
+
+def test_who_gets_little_of_the_line_is_given_no_chunk_that_it_would_get_last() -> None:
+    tag = Tag(b"l" * 32, 64)
+    layout = Layout.of_size(64 * MIB)
+    seeding = Seeding(random.Random(1))
+    for link in (1, 2, 3):
+        seeding.join(link, tag, storage=link == 3)
+    held = Bitmap.full(64)
+    slow, quick = seeding.suggestions(1, tag, held, 0.0)[0], 0
+    seeding.asked(1, tag, slow, 0.0)
+    while quick < 24:
+        for chunk in seeding.suggestions(2, tag, held, 0.0):
+            seeding.asked(2, tag, chunk, 0.0)
+            seeding.sent(tag, chunk, MIB, layout)
+            quick += 1
+        seeding.sent(tag, slow, 16 * KIB, layout)
+    assert len(held) - quick > 3 * (AHEAD + 1), "they are not the last ones"
+    assert seeding.suggestions(2, tag, held, 0.0)
+    assert not seeding.suggestions(1, tag, held, 0.0)
+    assert seeding.suggestions(3, tag, held, 0.0)
