@@ -4,6 +4,7 @@
 #   make test    all tests; first in parallel, then alone those that measure rates
 #   make check   linters and types
 #   make soak    kills, restarts, kills: long
+#   make lock    pins what the image is built of; make audit: known holes in it; make sbom: what it is, as CycloneDX
 #   make fuzz    parsers against ten million inputs each; RUNS=n, TARGETS="frames link"
 #   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
 #   make bench   measures one link of this machine beside others (bench/install-rivals); ROWS="get put" only these
@@ -11,7 +12,7 @@
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak fuzz sim bench bench-crowd vectors man venv
+.PHONY: demo test check soak fuzz lock audit sbom sim bench bench-crowd vectors man venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -30,6 +31,25 @@ check: venv
 
 soak: venv
 	$(PYTEST) -m soak --timeout=0
+
+# An environment of their own: these tools bring half of PyPI with them.
+SUPPLY := build/supply/bin
+
+$(SUPPLY)/pip-compile:
+	python3 -m venv build/supply
+	$(SUPPLY)/pip install --quiet --disable-pip-version-check 'pip-tools>=7.5' 'pip-audit>=2.9' 'cyclonedx-bom>=7'
+
+lock: $(SUPPLY)/pip-compile
+	$(SUPPLY)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header --no-annotate --allow-unsafe \
+		--no-emit-index-url --no-emit-find-links --build-deps-for=wheel --output-file=build/lock setup.cfg
+	{ head -n 1 requirements.lock; grep -v '^--extra-index-url\|^--find-links' build/lock; } >build/lock.new
+	mv build/lock.new requirements.lock
+
+audit: $(SUPPLY)/pip-compile
+	$(SUPPLY)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
+
+sbom: $(SUPPLY)/pip-compile
+	$(SUPPLY)/cyclonedx-py requirements --output-file build/sbom.json requirements.lock
 
 fuzz: venv
 	.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/python -m pip install -q --editable '.[fuzz]'
