@@ -24,9 +24,14 @@ QUEUE_SECONDS = 0.010
 LOOK_SECONDS = 0.1
 START_BYTES_PER_SECOND = 128 * 1024.0
 # Enough to see the line, too little to be in the way of anybody on it.
-TRICKLE_BYTES_PER_SECOND = 16 * 1024.0
+TRICKLE_BYTES_PER_SECOND = 32 * 1024.0
 RATE_MAX = 10e9
 IDLE_SECONDS = 5.0
+# The other side confirms two segments at once, or one after 40 ms: when they come slowly that is no queue.
+SEGMENT_BYTES = 1448
+CONFIRM_SECONDS_MAX = 0.040
+# No queue for so long: who filled the line has gone.
+FREE_SECONDS = 2.0
 _DOUBLING_SECONDS = 1.0
 _GROWTH_PER_SECOND = 0.25
 _WINDOW_SECONDS = 0.5
@@ -82,8 +87,10 @@ class Courtesy:
             self._acked_since = now - seconds
         self._moved_at = now
         self._acked.append((now, acked))
-        self.queue_seconds = max(0.0, min(look.round_trip_seconds - look.base_seconds for look in moved.values()))
         leaves = self._leaves(now)
+        apart_seconds = SEGMENT_BYTES * len(moved) / max(1.0, min(leaves, self.rate))
+        beyond = min(look.round_trip_seconds - look.base_seconds for look in moved.values())
+        self.queue_seconds = max(0.0, beyond - min(CONFIRM_SECONDS_MAX, 1.25 * apart_seconds))
         if self.queue_seconds > QUEUE_SECONDS or lost:
             if now - self._fell_at >= _SETTLE_SECONDS:
                 excess = max(1.0, self.queue_seconds / QUEUE_SECONDS)
@@ -91,12 +98,12 @@ class Courtesy:
                 self.rate = max(TRICKLE_BYTES_PER_SECOND, min(self.rate, leaves) * step)
                 self._fell_at = now
                 self._starting = False
-        elif self.rate <= 1.5 * leaves or self._starting:
-            # Nobody saves up a rate that he has no use for.
+        elif self.rate <= 3.0 * leaves:  # Nobody saves up a rate that he has no use for.
+            if now - self._fell_at > FREE_SECONDS:
+                self._starting = True  # the line may be free again, as it may have been at first
             room = 1.0 - self.queue_seconds / QUEUE_SECONDS
             factor = 2.0 ** (seconds / _DOUBLING_SECONDS) if self._starting else 1.0 + _GROWTH_PER_SECOND * seconds
-            if self.rate <= 3.0 * leaves:
-                self.rate = min(RATE_MAX, self.rate * (1.0 + (factor - 1.0) * room))
+            self.rate = min(RATE_MAX, self.rate * (1.0 + (factor - 1.0) * room))
         return self.rate
 
     def _leaves(self, now: float) -> float:

@@ -198,9 +198,10 @@ class Engine:
             courtesy.look(now, looks)
             helping = [number for number in lines if now - self._helped_at.get(number, -math.inf) < HELPING_SECONDS]
             for number, line in lines.items():
-                # The kernel spreads what we give it in whole blocks. Frames and records come on top.
+                # The kernel spreads what we give it in whole blocks. Frames and records come on top. Also while nothing
+                # leaves: the next block would go in one piece, and be the queue that it should not make.
                 own = now - self._own_at.get(number, -math.inf) < HELPING_SECONDS
-                line.pace(None if own or number not in helping else courtesy.rate * PACE_SHARE / len(helping))
+                line.pace(None if own else courtesy.rate * PACE_SHARE / max(1, len(helping)))
             self.uplink.ease(now, self._help_cap())
             self._wake.set()
 
