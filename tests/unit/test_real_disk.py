@@ -51,6 +51,26 @@ def test_a_file_grows_with_room_reserved_and_shrinks(tmp_path: Path) -> None:
     file.close()
 
 
+def test_in_memory_room_is_looked_for_and_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "_is_memory", lambda device: True)
+    file = DISK.open_write(tmp_path / "file")
+    file.resize(50 * 1024 * 1024)
+    status = (tmp_path / "file").stat()
+    assert status.st_size == 50 * 1024 * 1024 and status.st_blocks * 512 < 1024 * 1024
+    room = DISK.free_bytes(tmp_path)
+    with pytest.raises(StorageFull):
+        file.resize(50 * 1024 * 1024 + 2 * room)
+    assert (tmp_path / "file").stat().st_size == 50 * 1024 * 1024
+    file.close()
+
+
+def test_what_is_in_memory_is_known_by_its_device() -> None:
+    shared, other = Path("/dev/shm"), Path("/proc")
+    assert real._is_memory(shared.stat().st_dev)
+    assert not real._is_memory(other.stat().st_dev)
+    assert not real._is_memory(os.makedev(4095, 255))
+
+
 def test_where_room_cannot_be_reserved_the_file_grows_all_the_same(tmp_path: Path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise error_of(errno.EOPNOTSUPP)
