@@ -15,7 +15,7 @@ import trio
 from exchange.uplink import Purpose, Wanted
 from protocol import messages as m
 from protocol.bitmap import Bitmap
-from protocol.errors import ChunkMissing, IntegrityError, LinkLost, NotFound, RemoteProtocolError
+from protocol.errors import ChunkMissing, IntegrityError, LinkLost, NotFound, RemoteProtocolError, StorageUnavailable
 from protocol.ids import Role, Tag
 from protocol.limits import CHUNKS_PER_HAVE_MAX, REQUESTS_PER_LINK_MAX
 from protocol.manifest import Layout, Manifest
@@ -328,9 +328,10 @@ class Session:
             buffer = await self._engine.sending.take(wanted.length)
             try:
                 await self._engine.holdings.read_block(wanted.tag, wanted.chunk, wanted.offset, buffer)
-            except ChunkMissing:
+            except (ChunkMissing, StorageUnavailable) as error:
                 self._engine.sending.give_back(buffer)
-                self._reject(wanted, "gone")
+                # What cannot be read just now is not gone: they ask another holder, or us again.
+                self._reject(wanted, "gone" if isinstance(error, ChunkMissing) else "busy")
                 self._engine.sent(self, wanted, 0)
             except BaseException:
                 self._engine.sending.give_back(buffer)

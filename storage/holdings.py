@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from exchange.engine import Held
 from protocol.bitmap import Bitmap
-from protocol.errors import ChunkMissing, StorageUnavailable
+from protocol.errors import ChunkMissing
 from protocol.ids import Tag
 from protocol.manifest import Layout, Manifest
 from storage.backends.base import Backend, StoredObject
@@ -55,6 +55,7 @@ class StorageHoldings:
 
         Raises:
             ChunkMissing: it is not held (any more), or cannot be read.
+            StorageUnavailable: the store does not answer now.
         """
         entry = self._shelf.live.get(tag)
         if entry is not None:
@@ -72,11 +73,7 @@ class StorageHoldings:
         if file is None:
             raise ChunkMissing(f"{tag} is not held")
         position = Layout.of_size(file.size_bytes).offset_of(chunk) + offset
-        try:
-            await self._read_stored(tag, position, target)
-        except StorageUnavailable as error:
-            # Whoever asked us asks another holder, or again; the store's outage is not theirs to wait for.
-            raise ChunkMissing(f"{tag}: {error}") from error
+        await self._read_stored(tag, position, target)
 
     async def _read_stored(self, tag: Tag, position: int, target: memoryview) -> None:
         while True:

@@ -251,7 +251,7 @@ class PartUpload:
             await store.complete(self.manifest, upload, self.begun.words)
         except ChunkMissing as error:
             # Completed already: an answer was lost, or an owner before us came so far.
-            if await store.is_whole(self.manifest):
+            if await store.is_whole(self.manifest, upload):
                 return
             self.lost(upload, str(error))
             raise
@@ -287,9 +287,9 @@ async def _found(ledger: Ledger, store: Parts, kept: KeptJob, local: Bitmap) -> 
             reason = str(error)
         else:
             return Begun(kept.upload.id, words, Bitmap.of(chunks, words) - local, local.copy())
-    if await store.is_whole(manifest):
+    upload = kept.upload.id if kept.upload is not None else None
+    if await store.is_whole(manifest, upload):
         # Whoever completed it did not come to say so.
-        upload = kept.upload.id if kept.upload is not None else None
         return Begun(upload, {}, Bitmap.full(chunks) - local, local.copy(), whole=True)
     if kept.upload is not None:
         log.warning("the store lost an upload", tag=str(manifest.tag), reason=reason)

@@ -117,8 +117,8 @@ class Parts(Protocol):
         """Make the object of all its parts; returns once the store has shown that it is whole and right."""
         ...
 
-    async def is_whole(self, manifest: Manifest) -> bool:
-        """Whether the object is there already, and right."""
+    async def is_whole(self, manifest: Manifest, upload: str | None) -> bool:
+        """Whether the object is there already, and right: that of ``upload``, if one was begun."""
         ...
 
     async def abort(self, tag: Tag, upload: str) -> None:

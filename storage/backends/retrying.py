@@ -121,8 +121,8 @@ class RetryingParts:
     async def complete(self, manifest: Manifest, upload: str, words: Mapping[int, str]) -> None:
         await self._patience.call(f"complete {manifest.tag}", lambda: self._inner.complete(manifest, upload, words))
 
-    async def is_whole(self, manifest: Manifest) -> bool:
-        return await self._patience.call(f"look for {manifest.tag}", lambda: self._inner.is_whole(manifest))
+    async def is_whole(self, manifest: Manifest, upload: str | None) -> bool:
+        return await self._patience.call(f"look for {manifest.tag}", lambda: self._inner.is_whole(manifest, upload))
 
     async def abort(self, tag: Tag, upload: str) -> None:
         await self._patience.call(f"abort {tag}", lambda: self._inner.abort(tag, upload))

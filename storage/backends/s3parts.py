@@ -3,11 +3,13 @@
 Every part is bound to its digest twice: the store refuses other bytes when it comes, and the composite checksum that it
 shows in the end must be the tag. Parts that others put by a presigned URL are bound in the same way: the checksum is
 one of the signed headers.
+
+The word for an upload is its key and its id: whoever goes on with it need not know what the key was made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from protocol.errors import ChunkMissing, IntegrityError
@@ -30,13 +32,15 @@ class S3Parts:
         self,
         client: S3Client,
         uploads: Uploads,
-        prefix: str,
+        prefixes: Sequence[str],
         key_of: Callable[[Tag], str],
         tag_of: Callable[[str], Tag | None],
+        note_key: Callable[[Tag, str], None],
     ) -> None:
+        self._note_key = note_key
         self._client = client
         self._uploads = uploads
-        self._prefix = prefix
+        self._prefixes = prefixes
         self._key_of = key_of
         self._tag_of = tag_of
 
@@ -44,12 +48,13 @@ class S3Parts:
         return size_bytes > SMALL_FILE_BYTES_MAX
 
     async def begin(self, tag: Tag) -> str:
-        return await self._client.begin_upload(self._key_of(tag))
+        key = self._key_of(tag)
+        return _word(key, await self._client.begin_upload(key))
 
     async def put(self, tag: Tag, upload: str, chunk: int, body: PartBody, digest: bytes) -> str:
         try:
             async with _told(f"an upload of {tag}"):
-                part = await self._client.put_part(self._key_of(tag), upload, chunk + 1, body, digest)
+                part = await self._client.put_part(*_read(upload), chunk + 1, body, digest)
         except S3Refused as error:
             if error.code in _WRONG:
                 raise IntegrityError(f"chunk {chunk} of {tag}: {error}") from error
@@ -58,13 +63,13 @@ class S3Parts:
 
     def grant(self, tag: Tag, upload: str, chunk: int, digest: bytes, valid_seconds: int) -> Grant:
         checksum = checksum_of(digest)
-        url = self._client.part_url(self._key_of(tag), upload, chunk + 1, checksum, valid_seconds)
+        url = self._client.part_url(*_read(upload), chunk + 1, checksum, valid_seconds)
         return Grant(url, {"x-amz-checksum-sha256": checksum})
 
     async def find(self, manifest: Manifest, upload: str, chunk: int | None = None) -> dict[int, str]:
         number = None if chunk is None else chunk + 1
         async with _told(f"an upload of {manifest.tag}"):
-            parts = await self._client.find_parts(self._key_of(manifest.tag), upload, number)
+            parts = await self._client.find_parts(*_read(upload), number)
         layout, digests = manifest.layout, manifest.digests
         found = {}
         for part in parts:
@@ -77,21 +82,40 @@ class S3Parts:
 
     async def complete(self, manifest: Manifest, upload: str, words: Mapping[int, str]) -> None:
         tag = manifest.tag
+        key, id_ = _read(upload)
+        self._note_key(tag, key)
         parts = [Part(chunk + 1, words[chunk], manifest.digests[chunk]) for chunk in range(tag.chunks)]
         async with _told(f"an upload of {tag}"):
-            await self._client.complete_upload(self._key_of(tag), upload, parts)
-        await self._uploads.confirm(self._key_of(tag), manifest.size_bytes, _composite(tag), manifest.digests)
+            await self._client.complete_upload(key, id_, parts)
+        await self._uploads.confirm(key, manifest.size_bytes, _composite(tag), manifest.digests)
 
-    async def is_whole(self, manifest: Manifest) -> bool:
+    async def is_whole(self, manifest: Manifest, upload: str | None) -> bool:
         tag = manifest.tag
-        return await self._uploads.is_there(self._key_of(tag), manifest.size_bytes, _composite(tag), manifest.digests)
+        key = self._key_of(tag) if upload is None else _read(upload)[0]
+        whole = await self._uploads.is_there(key, manifest.size_bytes, _composite(tag), manifest.digests)
+        if whole:
+            self._note_key(tag, key)
+        return whole
 
     async def abort(self, tag: Tag, upload: str) -> None:
-        await self._client.abort_upload(self._key_of(tag), upload)
+        await self._client.abort_upload(*_read(upload))
 
     async def unfinished(self) -> list[tuple[Tag, str]]:
-        found = [(self._tag_of(key), upload) for key, upload in await self._client.uploads(self._prefix)]
+        found = [
+            (self._tag_of(key), _word(key, upload))
+            for prefix in self._prefixes
+            for key, upload in await self._client.uploads(prefix)
+        ]
         return [(tag, upload) for tag, upload in found if tag is not None]
+
+
+def _word(key: str, upload: str) -> str:
+    return f"{key}\n{upload}"
+
+
+def _read(word: str) -> tuple[str, str]:
+    key, _, upload = word.partition("\n")
+    return key, upload
 
 
 def _composite(tag: Tag) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.bucket import BUCKET, Bucket, crew_on, in_the_background
-from support.crew import get, put, wait_connected, wait_stored
+from support.crew import Crew, get, put, wait_connected, wait_stored
+from support.fault_proxy import Fault, fault_proxy
 from support.files import MIB, digest_of, same_bytes, tag_by_hand
 from support.processes import Swarm, wait_until
 from support.seaweed import KEYS, Seaweed, running_seaweed
@@ -77,27 +79,7 @@ def test_a_store_that_is_stopped_in_mid_upload_is_waited_for(swarm: Swarm, seawe
 def test_sigkill_of_the_storage_node_during_uploads_loses_nothing_and_leaves_nothing(
     swarm: Swarm, seaweed: Seaweed, bucket: Bucket
 ) -> None:
-    crew = crew_on(swarm, seaweed)
-    kills = random.Random(7)
-    files = {}
-    for number in range(4):
-        file = crew.file(f"film {number}", 100 * MIB + number, seed=number)
-        tag = tag_by_hand(file)
-        files[tag] = file
-        parts = kills.randrange(0, 13)
-        put(crew.daemons[0], file, wait="no")
-        wait_until(
-            lambda tag=tag, parts=parts: bucket.has(tag) or (bucket.parts(tag) >= parts and bucket.uploads()),
-            f"{parts} parts of file {number} are in the store",
-            COMMIT_SECONDS_MAX,
-        )
-        crew.storage.restart()
-        wait_connected(crew.storage)
-    for tag, file in files.items():
-        wait_stored(crew.storage, tag, COMMIT_SECONDS_MAX)
-        assert bucket.digest(tag) == digest_of(file) and bucket.tag(tag) == tag
-    assert bucket.uploads() == []
-    assert not list((crew.storage.data / "spool").iterdir())
+    kill_rounds(crew_on(swarm, seaweed), bucket, 3, random.Random(7))
 
 
 def test_wrong_keys_are_the_operators_to_mend(swarm: Swarm, seaweed: Seaweed) -> None:
@@ -117,3 +99,79 @@ def test_wrong_keys_are_the_operators_to_mend(swarm: Swarm, seaweed: Seaweed) ->
     (line,) = storage.logged("cannot start", reason="SignatureDoesNotMatch")
     assert "look at the secret key" in line["reason"]
     assert "none that it knows" not in storage.log_path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_store_on_a_bad_day_gets_every_file_all_the_same(swarm: Swarm, seaweed: Seaweed, bucket: Bucket) -> None:
+    with fault_proxy(seaweed.endpoint) as proxy:
+        crew = crew_on(swarm, seaweed, endpoint=proxy.endpoint)
+        file = crew.file("film", 120 * MIB)
+        tag = tag_by_hand(file)
+        proxy.next_times(3, lambda asked: asked.part == 1, Fault(500, "InternalError"))
+        proxy.next_times(2, lambda asked: asked.part == 2, Fault(503, "SlowDown"))
+        proxy.next_times(1, lambda asked: asked.part == 3, Fault(-1))
+        proxy.next_times(1, lambda asked: asked.part == 4, Fault(seconds=3.0))
+        proxy.next_times(2, lambda asked: asked.part == 5, Fault(400, "BadDigest"))
+        proxy.next_times(
+            2, lambda asked: asked.method == "POST" and "uploads" in asked.path, Fault(500, "InternalError")
+        )
+        proxy.next_times(2, lambda asked: asked.method == "POST" and "uploadId" in asked.path, Fault(503, "SlowDown"))
+        assert put(crew.daemons[0], file)["state"] == "stored"
+        assert bucket.digest(tag) == digest_of(file) and bucket.tag(tag) == tag
+        assert bucket.uploads() == []
+        assert sum(asked.part == 5 for asked in proxy.asked) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_part_that_the_store_refuses_for_good_is_told_and_tried_again(
+    swarm: Swarm, seaweed: Seaweed, bucket: Bucket
+) -> None:
+    with fault_proxy(seaweed.endpoint) as proxy:
+        crew = crew_on(swarm, seaweed, endpoint=proxy.endpoint)
+        file = crew.file("film", 80 * MIB)
+        tag = tag_by_hand(file)
+        refuses = [True]
+        proxy.faults.append(lambda asked: Fault(403, "AccessDenied") if refuses and asked.part == 3 else None)
+        put(crew.daemons[0], file, wait="no")
+        crew.storage.wait_logged("part waits", reason="AccessDenied", seconds=COMMIT_SECONDS_MAX)
+        assert not bucket.has(tag)
+        refuses.clear()
+        wait_stored(crew.storage, tag, COMMIT_SECONDS_MAX)
+        assert bucket.digest(tag) == digest_of(file) and bucket.tag(tag) == tag
+
+
+def kill_rounds(crew: Crew, bucket: Bucket, rounds: int, story: random.Random) -> None:
+    """Files, and a SIGKILL of the storage node in the middle of each."""
+    for number in range(rounds):
+        size = 66 * MIB + story.randrange(48 * MIB)
+        file = crew.file(f"film {number}", size, story.getrandbits(32))
+        tag = tag_by_hand(file)
+        parts = story.randrange(0, size // (8 * MIB))
+        print(f"round {number}: kill after {parts} parts of {size >> 20} MiB")
+        put(crew.daemons[0], file, wait="no")
+        wait_until(
+            lambda tag=tag, parts=parts: bucket.has(tag) or (bucket.parts(tag) >= parts and bucket.uploads()),
+            f"{parts} parts of file {number} are in the store",
+            COMMIT_SECONDS_MAX,
+        )
+        crew.storage.restart()
+        wait_connected(crew.storage)
+        wait_stored(crew.storage, tag, COMMIT_SECONDS_MAX)
+        assert bucket.digest(tag) == digest_of(file) and bucket.tag(tag) == tag
+        file.unlink()
+    assert bucket.uploads() == []
+    assert not list((crew.storage.data / "spool").iterdir())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("direct", ["false", "true"])
+def test_thirty_kills_of_the_storage_node_lose_nothing_and_leave_nothing(
+    swarm: Swarm, seaweed: Seaweed, bucket: Bucket, direct: str
+) -> None:
+    rounds = int(os.environ.get("UPSWARM_SOAK_ROUNDS") or 30)
+    seed = int(os.environ.get("UPSWARM_SOAK_SEED") or random.SystemRandom().getrandbits(32))
+    print(f"UPSWARM_SOAK_SEED={seed}")
+    kill_rounds(crew_on(swarm, seaweed, direct=direct), bucket, rounds, random.Random(seed))

@@ -51,7 +51,10 @@ class Bucket:
         return False
 
     def digest(self, tag: str) -> str:
-        body = self.client.get_object(Bucket=BUCKET, Key=self.key(tag))["Body"]
+        return self.digest_of_key(self.key(tag))
+
+    def digest_of_key(self, key: str) -> str:
+        body = self.client.get_object(Bucket=BUCKET, Key=key)["Body"]
         state = hashlib.sha256()
         for piece in body.iter_chunks(MIB):
             state.update(piece)

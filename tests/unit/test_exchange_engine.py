@@ -16,7 +16,7 @@ from exchange.engine import Engine, Held
 from exchange.spool import Spool
 from protocol.bitmap import Bitmap
 from protocol.connection import Connection
-from protocol.errors import ChunkMissing, RemoteProtocolError
+from protocol.errors import ChunkMissing, RemoteProtocolError, StorageUnavailable
 from protocol.ids import NodeId, Role, Tag, node_id_from_bytes
 from protocol.limits import KIB, MIB
 from protocol.manifest import Layout, Manifest
@@ -74,6 +74,7 @@ class Shelf:
     def __init__(self) -> None:
         self.files: dict[Tag, tuple[Manifest, bytes, Bitmap]] = {}
         self.lies = False
+        self.away = 0  # so many reads find the store away
         self.reads = 0
 
     def put(self, data: bytes, chunks: list[int] | None = None) -> Manifest:
@@ -95,6 +96,9 @@ class Shelf:
         self.reads += 1
         if tag not in self.files:
             raise ChunkMissing("gone")
+        if self.away:
+            self.away -= 1
+            raise StorageUnavailable("not now")
         manifest, data, _ = self.files[tag]
         start = manifest.layout.offset_of(chunk) + offset
         target[:] = data[start : start + len(target)]
@@ -207,6 +211,22 @@ async def test_an_offer_before_the_fetch_is_remembered(tmp_path: Path) -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert not holder.engine.is_offered(storage.id, manifest.tag)
         await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_a_holder_whose_store_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:
+    data = some_bytes(2 * MIB)
+    holder, getter = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    holder.shelf.away = 3
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert holder.shelf.away == 0
     assert (tmp_path / "f").read_bytes() == data
 
 

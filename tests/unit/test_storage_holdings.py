@@ -9,8 +9,9 @@ import trio
 from support.storage_node import Site, manifest_of, some_bytes
 from trio.testing import MockClock
 
-from protocol.errors import ChunkMissing
+from protocol.errors import ChunkMissing, StorageUnavailable
 from protocol.limits import MIB
+from storage.backends.base import StoredObject
 from storage.holdings import StorageHoldings
 from storage.shared import Shared, Turns
 
@@ -114,3 +115,23 @@ async def test_turns_of_one_key_come_one_after_the_other_and_leave_nothing_behin
         nursery.start_soon(take, "a", "two")
     assert [step.split()[1] for step in order] == ["begins", "ends", "begins", "ends"]
     assert not turns._locks
+
+
+async def test_a_store_that_does_not_answer_is_away_and_its_file_is_not_gone(
+    autojump_clock: MockClock, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site.storage() as storage, site.uploader() as anna:
+        await anna.put(await anna.dial(), DATA)
+
+        async def away(_tag: object) -> StoredObject:
+            raise StorageUnavailable("not now", 1.0)
+
+        monkeypatch.setattr(storage.desk._backend, "open", away)
+        with pytest.raises(StorageUnavailable):
+            await storage.holdings.read_block(TAG, 0, 0, memoryview(bytearray(10)))
+        held = storage.holdings.holding(TAG)
+        assert held is not None and held.bitmap.complete
+        monkeypatch.undo()
+        block = memoryview(bytearray(10))
+        await storage.holdings.read_block(TAG, 0, 0, block)
+        assert bytes(block) == DATA[:10]
