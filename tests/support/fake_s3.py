@@ -181,6 +181,8 @@ class FakeS3(httpx2.AsyncBaseTransport):
                 )
             case ["PUT", "part"]:
                 return self._put_part(call)
+            case ["GET", "parts"]:
+                return self._list_parts(call)
             case ["POST", "complete"]:
                 return self._complete(call)
             case ["DELETE", "upload"]:
@@ -227,6 +229,23 @@ class FakeS3(httpx2.AsyncBaseTransport):
         upload.parts[int(call.query["partNumber"])] = call.body
         etag = f'"{hashlib.md5(call.body).hexdigest()}"'
         return httpx2.Response(200, headers={"etag": etag, "x-amz-checksum-sha256": _b64(call.body)})
+
+    def _list_parts(self, call: Call) -> httpx2.Response:
+        upload = self.uploads.get(call.query["uploadId"])
+        if upload is None or upload.key != call.key:
+            return refuse(404, "NoSuchUpload")
+        marker = int(call.query.get("part-number-marker", "0"))
+        numbers = sorted(number for number in upload.parts if number > marker)
+        page = numbers[: int(call.query.get("max-parts", self._page))]
+        text = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><Size>{len(upload.parts[number])}</Size>"
+            f'<ETag>"{hashlib.md5(upload.parts[number]).hexdigest()}"</ETag>'
+            f"<ChecksumSHA256>{_b64(upload.parts[number])}</ChecksumSHA256></Part>"
+            for number in page
+        )
+        if len(numbers) > len(page):
+            text += f"<IsTruncated>true</IsTruncated><NextPartNumberMarker>{page[-1]}</NextPartNumberMarker>"
+        return httpx2.Response(200, text=f"<ListPartsResult>{text}</ListPartsResult>")
 
     def _complete(self, call: Call) -> httpx2.Response:
         upload = self.uploads.get(call.query["uploadId"])
@@ -286,7 +305,7 @@ def _what(method: str, key: str, query: dict[str, str]) -> str:
     if "partNumber" in query:
         return f"{method} part {query['partNumber']}"
     if "uploadId" in query:
-        return {"POST": "POST complete", "DELETE": "DELETE upload"}.get(method, method)
+        return {"POST": "POST complete", "DELETE": "DELETE upload", "GET": "GET parts"}.get(method, method)
     return f"{method} object"
 
 

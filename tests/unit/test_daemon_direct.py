@@ -1,4 +1,4 @@
-"""Parts that a daemon puts by itself: only where a store may be, only what it holds, under its caps, and always told."""
+"""Parts that a daemon puts by itself: only where a store may be, and nowhere on this machine or beside it."""
 
 from __future__ import annotations
 

@@ -4,52 +4,27 @@ upload in parts stays behind, nothing that was acknowledged is asked for again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 from support.failing_disk import Fate, FatedDisk, Killed
-from support.fake_s3 import BUCKET, ENDPOINT, KEYS, REGION, FakeS3, settings
+from support.fake_s3 import FakeS3, settings
 from support.runtimes import memory_runtime
+from support.s3_site import s3_site
 from support.storage_node import Site, Uploader, manifest_of, some_bytes
 from trio.testing import MockClock
 
 from protocol import messages as m
 from protocol.errors import ConfigError
 from protocol.limits import MIB, SMALL_FILE_BYTES_MAX
-from runtime.config import Secret
-from runtime.seam import Web
 from runtime.web import open_web
 from storage.backends.s3 import S3Backend
 
 SMALL = some_bytes(1 * MIB + 5000)
 LARGE = some_bytes(SMALL_FILE_BYTES_MAX + 1)
 LARGE_TAG = manifest_of(LARGE).tag
-
-
-def s3_site(folder: Path, fake: FakeS3, seed: int = 0) -> Site:
-    """A storage node whose objects are in ``fake``."""
-
-    @asynccontextmanager
-    async def web() -> AsyncIterator[Web]:
-        async with open_web(fake) as web:
-            yield web
-
-    site = Site(folder, seed=seed)
-    site.open_web = web
-    site.settings |= {
-        "backend": "s3",
-        "s3_endpoint": ENDPOINT,
-        "s3_bucket": BUCKET,
-        "s3_region": REGION,
-        "s3_prefix": "node/",
-        "s3_access_key": KEYS.access_key,
-        "s3_secret_key": Secret(KEYS.secret_key),
-    }
-    return site
 
 
 async def put_until_stored(site: Site, anna: Uploader) -> None:

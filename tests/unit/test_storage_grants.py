@@ -1,4 +1,4 @@
-"""Who is to put which chunk: everybody has something to do, the slow and the silent are replaced, nobody earns twice."""
+"""Who is to put which chunk: all have something to do, the slow and silent are replaced, nobody earns twice."""
 
 from __future__ import annotations
 
