@@ -5,6 +5,7 @@
 #   make check   linters and types
 #   make soak    kills, restarts, kills: long
 #   make lock    pins what the image is built of; make audit: known holes in it; make sbom: what it is, as CycloneDX
+#   make docs    the site of docs/, into build/site; make newcomer does its tutorial from nothing, writes the transcript
 #   make fuzz    parsers against ten million inputs each; RUNS=n, TARGETS="frames link"
 #   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
 #   make bench   measures one link of this machine beside others (bench/install-rivals); ROWS="get put" only these
@@ -12,7 +13,7 @@
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak fuzz lock audit sbom sim bench bench-crowd vectors man venv
+.PHONY: demo test check soak docs newcomer fuzz lock audit sbom sim bench bench-crowd vectors man venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -31,6 +32,12 @@ check: venv
 
 soak: venv
 	$(PYTEST) -m soak --timeout=0
+
+docs: venv
+	.venv/bin/python -m sphinx -W -q -b html docs build/site
+
+newcomer: venv
+	UPSWARM_TRANSCRIPT=docs/transcript.md $(PYTEST) -m soak -k newcomer --timeout=900 tests/integration/test_guides.py
 
 # An environment of their own: these tools bring half of PyPI with them.
 SUPPLY := build/supply/bin

@@ -1,5 +1,5 @@
 """The Python client: commands a running daemon, storage node or tracker over its control socket. Plain blocking
-calls, no trio; upswarm.trio_client is the same for trio.
+calls, no trio; upswarm.trio_client is the same for trio::
 
     with Client.of_home() as daemon:
         outcome = daemon.put([Path("film.mov")])["results"][0]

@@ -1,4 +1,4 @@
-"""fsspec: ``upswarm://NAME`` and ``upswarm://TAG`` for pandas, dask and whoever else opens files by URL.
+"""fsspec: ``upswarm://NAME`` and ``upswarm://TAG`` for pandas, dask and whoever else opens files by URL::
 
     pandas.read_csv("upswarm://measurements.csv")
     with fsspec.open("upswarm://results.parquet", "wb") as file: ...

@@ -1,4 +1,4 @@
-"""The Python client for programs that use trio: as upswarm.client.Client, every call async and cancellable.
+"""The Python client for programs that use trio: as upswarm.client.Client, every call async and cancellable::
 
     async with await connect() as daemon:
         outcome = await daemon.put([Path("film.mov")])

@@ -96,6 +96,8 @@ def test_what_is_imported_is_required_and_the_other_way_round() -> None:
     wanted += listed("options.extras_require", "fsspec")
     # Only trackers that share an index need it.
     wanted += listed("options.extras_require", "redis")
+    # Only storage nodes that share a ledger need it.
+    wanted += listed("options.extras_require", "postgresql")
     assert needed == {re.split(r"[\[>]", line)[0] for line in wanted}
 
 
