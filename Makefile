@@ -9,11 +9,12 @@
 #   make fuzz    parsers against ten million inputs each; RUNS=n, TARGETS="frames link"
 #   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
 #   make bench   measures one link of this machine beside others (bench/install-rivals); ROWS="get put" only these
+#   make bench-s3       1 GiB into a real S3 server on this machine, beside rclone (Debian's package)
 #   make bench-crowd    many uplinks, one upload, on shaped lines beside libtorrent; needs root (docs/benchmarks.md)
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak docs newcomer fuzz lock audit sbom sim bench bench-crowd vectors man venv
+.PHONY: demo test check soak docs newcomer fuzz lock audit sbom sim bench bench-crowd bench-s3 vectors man venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -71,6 +72,9 @@ bench: venv
 bench-crowd: venv
 	.venv/bin/python -c 'import libtorrent' 2>/dev/null || .venv/bin/python -m pip install -q --editable '.[bench]'
 	.venv/bin/python -m bench.crowd --rival
+
+bench-s3: venv
+	.venv/bin/python -m bench.s3_upload
 
 # The byte vectors are the law once they are checked in: read the difference before you commit it.
 vectors: venv
