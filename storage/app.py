@@ -243,7 +243,11 @@ class StorageNode:
     def door(self, token: str) -> Door:
         """Return what reads stored files by HTTP, and takes new ones, for whoever has ``token``."""
         tus = TusHandler(self.arrivals) if self.arrivals is not None else None
-        return Door(self.shelf, self._ledger, self._backend, token, tus)
+        from storage.metrics import metrics_text  # here: it takes a while, and most storage nodes have no door
+
+        return Door(
+            self.shelf, self._ledger, self._backend, token, tus, metrics=lambda: metrics_text(self.statistics())
+        )
 
     async def serve(self, link: Link) -> None:
         """Deal with one link until it ends."""
@@ -375,8 +379,14 @@ async def opened(
         try:
             # What others have begun and not yet written down is theirs.
             keep = None if ledger.shared else await ledger.uploads()
-            async with chosen_backend(config, runtime, owner, spool, open_web, keep) as backend:
+            shelves: list[Shelf] = []
+
+            def name_of(tag: Tag) -> str | None:
+                return shelves[0].name_of(tag) if shelves else None
+
+            async with chosen_backend(config, runtime, owner, spool, open_web, keep, name_of) as backend:
                 node = StorageNode(config, runtime, keyring, ledger, backend, spool, discovery)
+                shelves.append(node.shelf)
                 yield node, await recover(runtime, ledger, backend, node.shelf, spool)
         finally:
             with trio.CancelScope(shield=True):

@@ -13,6 +13,7 @@ from protocol.ids import parse_address
 from protocol.limits import WORD_BYTES_MAX
 from runtime.config import NO_SECRET, Secret
 from runtime.places import Places
+from storage.backends.s3keys import BY_CONTENT, KeyTemplate
 from storage.keeping.quotas import Quotas
 
 LISTEN_DEFAULT = "0.0.0.0:4200"
@@ -62,6 +63,7 @@ class StorageConfig:
     s3_endpoint: str = ""  # AWS in s3_region when empty
     s3_bucket: str = ""
     s3_prefix: str = "upswarm/"  # one for each storage node
+    s3_key: str = BY_CONTENT  # what objects are called below the prefix
     s3_region: str = "us-east-1"  # what stores without regions expect, too
     # auto: the bucket is part of the host name at AWS and of the path elsewhere.
     s3_addressing: Literal["auto", "path", "virtual"] = "auto"
@@ -156,6 +158,10 @@ class StorageConfig:
         ):
             if not pattern.fullmatch(value):
                 raise ConfigError(f"[storage] {key}: {value[:200]!r}; right would be {right}")
+        try:
+            KeyTemplate(self.s3_key)
+        except ValueError as error:
+            raise ConfigError(f"[storage] s3_key: {error}") from error
         if not 1 <= self.s3_parts_at_once <= S3_PARTS_AT_ONCE_MAX:
             raise ConfigError(f"[storage] s3_parts_at_once: 1 to {S3_PARTS_AT_ONCE_MAX} are possible")
         inline = bool(self.s3_access_key), bool(self.s3_secret_key)

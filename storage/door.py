@@ -3,6 +3,7 @@
     /tag/<tag>        a stored file; its content never changes
     /name/<name>      the newest file of that name
     /tus/             uploads, where they are allowed (storage/tus/)
+    /metrics          for Prometheus (storage/metrics.py)
 
 Any HTTP client can read it: browsers, curl, wget, media players. The token comes as ``Authorization: Bearer TOKEN``, or
 as the password of Basic authorization (any user), because that is what they can say; never in a URL, which ends up in
@@ -51,8 +52,15 @@ class Door:
     """An ASGI application. ``token``: who says it may read everything that is stored here, and with ``tus`` upload."""
 
     def __init__(
-        self, shelf: Shelf, ledger: Ledger, backend: Backend, token: str, tus: TusHandler | None = None
+        self,
+        shelf: Shelf,
+        ledger: Ledger,
+        backend: Backend,
+        token: str,
+        tus: TusHandler | None = None,
+        metrics: Callable[[], bytes] | None = None,
     ) -> None:
+        self._metrics = metrics
         self._shelf = shelf
         self._tus = tus
         self._ledger = ledger
@@ -132,6 +140,13 @@ class Door:
         return None
 
     async def _read(self, path: str, headers: dict[str, str], answer: Answer) -> None:
+        if path == "/metrics" and self._metrics is not None:
+            text = self._metrics()
+            own = [("content-length", str(len(text))), ("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+            await answer.begin(200, [*own, ("cache-control", "no-store"), *GUARDED])
+            await answer.send(text)
+            await answer.end()
+            return
         found = await self._find(path)
         if found is None:
             await answer.refuse(

@@ -159,6 +159,13 @@ class Shelf:
             )
         )
 
+    def name_of(self, tag: Tag) -> str | None:
+        """Return the name to call ``tag`` by, maybe an empty one; None when it is not known here."""
+        if tag in self.stored:
+            return next(iter(self.stored[tag].names), "")
+        job = self.job_of(tag)
+        return None if job is None else job.name
+
     def live_jobs_of(self, node: NodeId) -> int:
         """Return how many live jobs ``node`` claims."""
         return sum(node in entry.job.uploaders for entry in self.live.values())

@@ -35,9 +35,11 @@ async def chosen_backend(
     spool_folder: Path,
     open_web: OpenWeb | None,
     keep: Mapping[Tag, str] | None,
+    name_of: Callable[[Tag], str | None],
 ) -> AsyncIterator[Backend]:
     """Make the backend, ready to use, while the block lasts. ``open_web``: how to reach HTTP servers; S3 needs it.
     ``owner`` and ``keep``: whose the bucket's prefix is, and which uploads in parts are not aborted (s3.py).
+    ``name_of``: what a file is called; None where that is not known (yet).
 
     Raises:
         ConfigError: a setting is wrong, or the data folder's objects are elsewhere.
@@ -62,6 +64,8 @@ async def chosen_backend(
                 keep=keep,
                 parts_at_once=config.s3_parts_at_once,
                 read_back=config.s3_verify == "read",
+                key=config.s3_key,
+                name_of=name_of,
             ),
         )
         await backend.prepare()

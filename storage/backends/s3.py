@@ -1,8 +1,9 @@
-"""The S3 backend: the object of a tag is ``<prefix>objects/<tag>`` in a bucket of any S3-compatible store.
+"""The S3 backend: the object of a tag is ``<prefix>objects/<tag>`` in a bucket of any S3-compatible store, or has a key
+with its name, if the operator wants that (s3keys.py).
 
 Finished spool files are sent and then removed; an object is there wholly or not at all, because S3 shows none before it
 is complete. A file above 64 MiB goes in parts of a chunk each, so that the store's own composite SHA-256 checksum *is*
-the tag: that is compared before a file counts as stored (s3upload.py). The key is made of the tag alone.
+the tag: that is compared before a file counts as stored (s3upload.py).
 
 A prefix belongs to one ledger, which one storage node has or several share: at its start a node aborts the uploads that
 a killed process left there, and must not hit another's. The object ``<prefix>upswarm-owner`` says whose it is; it is
@@ -14,7 +15,7 @@ Not decided here: when to ask a store again that does not answer (retrying.py).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -25,7 +26,8 @@ from protocol.ids import Tag
 from protocol.limits import KIB
 from runtime.seam import File, Runtime, Web
 from storage.backends.s3answers import S3Refused
-from storage.backends.s3client import S3Client, S3Settings
+from storage.backends.s3client import Found, S3Client, S3Settings
+from storage.backends.s3keys import BY_CONTENT, KeyTemplate, metadata_of
 from storage.backends.s3parts import S3Parts
 from storage.backends.s3reading import S3Object, S3Reader
 from storage.backends.s3upload import Uploads
@@ -56,6 +58,8 @@ class S3Backend:
         keep: Mapping[Tag, str] | None = MappingProxyType({}),
         parts_at_once: int = PARTS_AT_ONCE_DEFAULT,
         read_back: bool = False,
+        key: str = BY_CONTENT,
+        name_of: Callable[[Tag], str | None] = lambda _: None,
     ) -> None:
         self._runtime = runtime
         self._disk = runtime.disk
@@ -66,12 +70,39 @@ class S3Backend:
         self._client = S3Client(runtime.clock, web, settings)
         self._reader = S3Reader(self._client)
         self._uploads = Uploads(runtime, self._client, self._reader, parts_at_once=parts_at_once, read_back=read_back)
-        self._objects = f"{settings.prefix}objects/"
-        self.parts = S3Parts(self._client, self._uploads, self._objects, self.key_of, self._tag_of)
+        # What an earlier setting called them is still found.
+        self._templates = tuple({text: KeyTemplate(text) for text in (key, BY_CONTENT)}.values())
+        self._prefixes = tuple(dict.fromkeys(f"{settings.prefix}{one.folder}" for one in self._templates))
+        self._name_of = name_of
+        self._keys: dict[Tag, str] = {}
+        self._client.describe = self._describe
+        self.parts = S3Parts(
+            self._client, self._uploads, self._prefixes, self.key_of, self._tag_of, self._keys.__setitem__
+        )
 
     def key_of(self, tag: Tag) -> str:
-        """Return the key of the object of ``tag``."""
-        return f"{self._objects}{tag}"
+        """Return the key of the object of ``tag``: where it was found, or what the template makes of its name."""
+        known = self._keys.get(tag)
+        if known is not None:
+            return known
+        name = self._name_of(tag)
+        key = f"{self._settings.prefix}{self._templates[0].key_of(tag, name or '')}"
+        if name is not None:
+            self._keys[tag] = key  # A file's first name may change while it is under way; its key may not.
+        return key
+
+    def _describe(self, key: str) -> Mapping[str, str]:
+        """Return the headers that tell with an object what it is."""
+        tag = self._tag_of(key)
+        return {} if tag is None else metadata_of(tag, self._name_of(tag) or "")
+
+    async def _found(self, tag: Tag) -> Found | None:
+        found = await self._client.head(self.key_of(tag))
+        if found is None and len(self._templates) > 1:
+            # Another node, or an earlier setting, may have called it otherwise.
+            await self.list()
+            found = await self._client.head(self.key_of(tag))
+        return found
 
     async def prepare(self) -> None:
         def make_spool() -> None:
@@ -155,28 +186,37 @@ class S3Backend:
         await self.delete(tag)
 
     async def open(self, tag: Tag) -> S3Object:
-        found = await self._client.head(self.key_of(tag))
+        found = await self._found(tag)
         if found is None:
             raise ChunkMissing(f"no object {tag}")
         return S3Object(self._reader, self.key_of(tag), found)
 
     async def size_of(self, tag: Tag) -> int | None:
-        found = await self._client.head(self.key_of(tag))
+        found = await self._found(tag)
         return None if found is None else found.size_bytes
 
     async def delete(self, tag: Tag) -> None:
+        if len(self._templates) > 1:
+            await self._found(tag)
         await self._client.delete(self.key_of(tag))
+        self._keys.pop(tag, None)
 
     async def list(self) -> dict[Tag, int]:
-        objects = await self._client.objects(self._objects)
-        tags = {self._tag_of(key): size for key, size in objects.items()}
-        return dict(sorted((tag, size) for tag, size in tags.items() if tag is not None))
+        found: dict[Tag, int] = {}
+        for prefix in self._prefixes:
+            for key, size in (await self._client.objects(prefix)).items():
+                tag = self._tag_of(key)
+                if tag is not None and tag not in found:
+                    found[tag] = size
+                    self._keys[tag] = key
+        return dict(sorted(found.items()))
 
     def _tag_of(self, key: str) -> Tag | None:
-        try:
-            return Tag.parse(key.removeprefix(self._objects)) if key.startswith(self._objects) else None
-        except ValueError:
-            return None  # Not ours: somebody else's object, or an administrator's note.
+        """Return whose object this is; None: somebody else's, or an administrator's note."""
+        if not key.startswith(self._settings.prefix):
+            return None
+        below = key.removeprefix(self._settings.prefix)
+        return next((tag for one in self._templates if (tag := one.tag_of(below)) is not None), None)
 
     async def room_bytes(self) -> int:
         return OBJECT_BYTES_MAX

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,13 +76,20 @@ def checksum_of(digest: bytes) -> str:
     return base64.b64encode(digest).decode("ascii")
 
 
+def _plainly(_key: str) -> Mapping[str, str]:
+    return {}
+
+
 class S3Client:
-    """One bucket of one store."""
+    """One bucket of one store. ``describe``: further headers for a new object, by its key."""
+
+    describe: Callable[[str], Mapping[str, str]]
 
     def __init__(self, clock: Clock, web: Web, settings: S3Settings) -> None:
         self._clock = clock
         self._web = web
         self._settings = settings
+        self.describe = _plainly
 
     def target(self, key: str, query: Mapping[str, str] | None = None) -> Target:
         """Return what a request about ``key`` ("" for the bucket) is addressed to."""
@@ -105,7 +112,7 @@ class S3Client:
 
     async def put(self, key: str, body: bytes | WebBody, digest: bytes, *, only_new: bool = False) -> bool:
         """Make an object of ``body``, whose SHA-256 is ``digest``. False: ``only_new``, and there is one."""
-        headers = {"x-amz-checksum-sha256": checksum_of(digest)}
+        headers = {"x-amz-checksum-sha256": checksum_of(digest), **self.describe(key)}
         if only_new:
             headers["if-none-match"] = "*"
         answer = await self._ask("put", "PUT", key, headers=headers, body=body, digest=digest, fine=(200, 201, 412))
@@ -156,7 +163,7 @@ class S3Client:
 
     async def begin_upload(self, key: str) -> str:
         """Begin an upload in parts and return its id."""
-        headers = {"x-amz-checksum-algorithm": "SHA256"}
+        headers = {"x-amz-checksum-algorithm": "SHA256", **self.describe(key)}
         answer = await self._ask("begin upload", "POST", key, {"uploads": ""}, headers=headers)
         upload = s3answers.text_of(answer.body, "UploadId")
         if not upload:

@@ -47,6 +47,19 @@ class TestRetryingBackend(S3Contract):
         return RetryingBackend(runtime, S3Backend(runtime, self.web, settings(), spool, owner="us", read_back=True))
 
 
+class TestS3BackendThatUsesNames(S3Contract):
+    def make(self, runtime: Runtime, folder: Path, spool: Path) -> Backend:
+        return S3Backend(
+            runtime,
+            self.web,
+            settings(),
+            spool,
+            owner="us",
+            key="files/{folder}{stem}.{tag}{suffix}",
+            name_of=lambda tag: f"films/number {tag.chunks}.mp4",
+        )
+
+
 class TestS3BackendOnAStoreWithoutChecksums(S3Contract):
     @pytest.fixture
     def fake(self) -> FakeS3:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
+from prometheus_client.parser import text_string_to_metric_families
 from support.runtimes import memory_runtime
 from support.storage_node import Site, manifest_of, some_bytes
 from trio.testing import MockClock
@@ -149,6 +150,22 @@ async def test_conditions_hold(autojump_clock: MockClock, tmp_path: Path) -> Non
         for value, status in ((etag, 206), ('"an older one"', 200)):
             answer = await client.get(path, headers={"range": "bytes=0-9", "if-range": value})
             assert answer.status_code == status
+
+
+async def test_metrics_tell_what_is_kept_and_only_with_the_token(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with reading(tmp_path) as (client, _):
+        answer = await client.get("/metrics")
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        samples = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+        assert samples["upswarm_storage_node_stored_files"] == 3
+        assert samples["upswarm_storage_node_stored_bytes"] == len(DATA) + len(OTHER)
+        assert samples["upswarm_storage_node_rotten_chunks_total"] == 0
+        client.headers["authorization"] = "Bearer wrong"
+        assert (await client.get("/metrics")).status_code == 401
 
 
 async def test_a_store_that_does_not_answer_is_told(autojump_clock: MockClock, tmp_path: Path) -> None:
