@@ -11,6 +11,7 @@ One task per link reads it; ``post`` never waits. Whoever asks much and reads li
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,18 +25,25 @@ from runtime.link import Link
 from runtime.seam import Runtime
 from tracker.addresses import reachable_addresses
 from tracker.answers import answer_nodes, answer_tags, answer_where, failure
-from tracker.index.base import Index, Job, NodeView, Profile
+from tracker.index.base import OPEN_STATES, Index, Job, NodeView, Profile
 from tracker.journal import Journal
 from tracker.matchmaking import (
+    HELPERS_PER_JOB_MAX,
     ORDERS_AT_ONCE_MAX,
+    TRUST_MIN,
+    Repute,
+    choose_helpers,
     choose_lenders,
+    fair_order,
     is_lender,
     meeting_order_of,
     order_of,
     relay_order_of,
 )
 from tracker.membership import Refused
+from tracker.pace import begin, next_pace
 from tracker.registrar import Registrar
+from tracker.trust import Trust
 
 log = structlog.get_logger()
 
@@ -47,6 +55,9 @@ ORDER_INTERVALS = 2
 AHEAD_SECONDS_MAX = 60
 # A node that lends takes part in a few jobs at a time; it hears of the oldest.
 RELAY_JOBS_MAX = 8
+# How often the pace is looked at, and the longest interval that nodes go along with (runtime/heartbeat.py).
+PACE_SECONDS = 1.0
+INTERVAL_SECONDS_MAX = 60.0
 # A cancelled link still tells the index that its node has gone; a shared index may be slow.
 LEAVE_SECONDS_MAX = 2.0
 
@@ -59,6 +70,7 @@ class AccessCounts:
     inventories: int = 0
     questions: int = 0
     orders: int = 0
+    shed: int = 0  # inventories that there was no time for
 
 
 class Access:
@@ -87,6 +99,10 @@ class Access:
         # When we last ordered a node to help a job, so that a download that gains chunks twice a second is not ordered
         # as often.
         self._ordered: dict[tuple[NodeId, Tag, NodeId], float] = {}
+        self._trust = Trust()
+        # Whom we chose to help a job, and when: choosing looks at all who hold something of it.
+        self._chosen: dict[tuple[Tag, NodeId], tuple[float, set[NodeId]]] = {}
+        self._pace = begin(interval_seconds)
 
     @property
     def links(self) -> int:
@@ -104,12 +120,31 @@ class Access:
 
     async def run(self) -> None:
         """Keep index and journal tidy until cancelled."""
+        async with trio.open_nursery() as upkeep:
+            upkeep.start_soon(self._keep_pace, name="pace")
+            upkeep.start_soon(self._keep_tidy, name="index upkeep")
+
+    async def _keep_pace(self) -> None:
+        while True:
+            begun = self._runtime.clock.monotonic()
+            await trio.sleep(PACE_SECONDS)
+            self._pace = next_pace(
+                self._pace,
+                wanted_seconds=self._interval_seconds,
+                most_seconds=max(self._interval_seconds, INTERVAL_SECONDS_MAX),
+                links=len(self._links),
+                late_seconds=self._runtime.clock.monotonic() - begun - PACE_SECONDS,
+            )
+
+    async def _keep_tidy(self) -> None:
         while True:
             await trio.sleep(self._interval_seconds)
             now = self._runtime.clock.monotonic()
             for node in await self._index.sweep(now):
                 log.info("node forgotten", node=node)
-            self.journal.keep((job.tag, job.storage) for job in await self._index.jobs(now))
+            keys = {(job.tag, job.storage) for job in await self._index.jobs(now)}
+            self.journal.keep(keys)
+            self._chosen = {key: chosen for key, chosen in self._chosen.items() if key in keys}
             self._ordered = {
                 key: at for key, at in self._ordered.items() if now - at < ORDER_INTERVALS * self._interval_seconds
             }
@@ -220,12 +255,14 @@ class Access:
 
     async def _beat(self, link: Link, profile: Profile, heartbeat: m.Heartbeat, now: float) -> None:
         self.counts.heartbeats += 1
-        wanted = await self._index.beat(profile, heartbeat, now)
+        pace = self._pace
+        wanted = await self._index.beat(profile, heartbeat, now, interval_seconds=pace.interval_seconds)
+        interval = pace.interval_for(self._runtime.random.random() if pace.jitter else 0.0)
         link.post(
             m.HeartbeatAnswer(
                 number=heartbeat.number,
-                interval_milliseconds=round(self._interval_seconds * 1000),
-                inventory_wanted=wanted,
+                interval_milliseconds=round(interval * 1000),
+                inventory_wanted=wanted and pace.inventories,
             )
         )
         await self._order(profile.node, await self._index.open_tags_of(profile.node, now), now)
@@ -234,6 +271,10 @@ class Access:
 
     async def _inventory(self, profile: Profile, inventory: m.Inventory, now: float) -> None:
         self.counts.inventories += 1
+        if not self._pace.inventories:
+            # The gap shows at the next beat, and everything is asked for when there is time for it.
+            self.counts.shed += 1
+            return
         gained = await self._index.take(profile.node, self._dated(inventory), now)
         if gained is None:
             log.debug("inventory out of step", node=profile.node, sequence=inventory.sequence)
@@ -242,14 +283,17 @@ class Access:
 
     async def _job(self, profile: Profile, update: m.JobUpdate, now: float) -> None:
         is_news = await self._index.job(profile.node, update, now)
+        self._trust.reported(profile.node, update, now, is_open=update.state in OPEN_STATES)
         self.journal.job(profile.node, update, now, self._runtime.clock.wall())
         log.debug("job", tag=str(update.tag), storage=profile.node, state=update.state, stored=update.chunks_stored)
         if is_news:
             holders = await self._index.holders(update.tag, now)
-            helpers = [holder.node.node for holder in holders if holder.node.fresh]
-            for helper in helpers:
+            jobs = await self._index.jobs_of(update.tag, now)
+            for job in jobs:
+                self._chosen.pop((job.tag, job.storage), None)
+            for helper in {helper for job in jobs for helper in choose_helpers(job, holders, self._repute(now))}:
                 await self._order(helper, [update.tag], now)
-            for job in await self._index.jobs_of(update.tag, now):
+            for job in jobs:
                 for lender in choose_lenders(job, await self._index.nodes(now, role=Role.PEER), holders):
                     await self._order_relay(lender, job, now)
 
@@ -277,19 +321,44 @@ class Access:
 
     async def _order(self, node: NodeId, tags: Sequence[Tag], now: float, *, patient: bool = False) -> None:
         """Order ``node`` to help the open jobs of ``tags``. ``patient``: not those it was ordered to help just now."""
-        given = 0
+        could = []
         for tag in tags:
             for job in await self._index.jobs_of(tag, now):
-                if given == ORDERS_AT_ONCE_MAX:
-                    return
-                key = (node, tag, job.storage)
-                last = self._ordered.get(key)
+                last = self._ordered.get((node, tag, job.storage))
                 if patient and last is not None and now - last < self._interval_seconds:
                     continue
-                order = await self._order_for(node, job, now)
-                if self._post_order(node, order, key, now):
-                    self.journal.ordered(node, tag, job.storage, self._runtime.clock.wall())
-                    given += 1
+                could.append((job, await self._helpers_of(job, now)))
+        given = 0
+        for job in fair_order((job, len(helpers)) for job, helpers in could):
+            if given == ORDERS_AT_ONCE_MAX:
+                return
+            if not await self._may_help(node, job, now):
+                continue
+            order = await self._order_for(node, job, now)
+            if self._post_order(node, order, (node, job.tag, job.storage), now):
+                pushed = sum(one.bytes_pushed for one in job.pushed if one.node == node)
+                self._trust.ordered(node, (job.tag, job.storage), job.chunks_stored, pushed, now)
+                self.journal.ordered(node, job.tag, job.storage, self._runtime.clock.wall())
+                given += 1
+
+    def _repute(self, now: float) -> Callable[[NodeId], Repute]:
+        return lambda node: self._trust.of(node, now)
+
+    async def _helpers_of(self, job: Job, now: float) -> set[NodeId]:
+        """Return who was chosen to help a job; chosen anew once in an interval."""
+        key = (job.tag, job.storage)
+        at, helpers = self._chosen.get(key, (-math.inf, set()))
+        if now - at >= self._interval_seconds:
+            holders = await self._index.holders(job.tag, now)
+            helpers = set(choose_helpers(job, holders, self._repute(now)))
+            self._chosen[key] = now, helpers
+        return helpers
+
+    async def _may_help(self, node: NodeId, job: Job, now: float) -> bool:
+        helpers = await self._helpers_of(job, now)
+        if node not in helpers and len(helpers) < HELPERS_PER_JOB_MAX and self._trust.of(node, now).trust >= TRUST_MIN:
+            helpers.add(node)  # it has gained something since they were chosen
+        return node in helpers
 
     async def _order_relays(self, node: NodeId, now: float) -> None:
         """Order a node that lends to relay for the oldest open jobs."""

@@ -60,7 +60,7 @@ async def answer_where(
         name=where.name or (names[0] if names else ""),
         state=place.state,
         storage=place.storage.address if place.storage is not None else None,
-        holders=choose_holders(tag, asker, holders),
+        holders=choose_holders(tag, asker, holders, seen=await index.node(asker, now)),
     )
 
 

@@ -10,10 +10,14 @@ help, and to the other an offer too many does no harm.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
+from protocol.bitmap import Bitmap
 from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
 from protocol.limits import HOLDERS_PER_ANSWER_MAX, ORDER_SECONDS_MAX, RELAY_SOURCES_MAX
 from protocol.messages import JobState, Order, RelayOrder, Whereabouts
@@ -22,6 +26,10 @@ from tracker.index.summary import keepers_of
 
 # Nodes that are asked to relay for one job: more lines than that fill any storage node's.
 RELAYS_PER_JOB_MAX = 32
+# Nodes that are ordered to help one job: as many lines fill any storage node's, and each costs it a link.
+HELPERS_PER_JOB_MAX = 64
+# Below this a node's word about what it holds is believed only when there is no other (trust.py).
+TRUST_MIN = 0.5
 # An order to meet who asks for a file: it asks again every few seconds, as long as it needs somebody.
 MEETING_SECONDS = 15.0
 # So many orders at once to one node: beyond that it has its hands full, and the next heartbeat brings more.
@@ -46,6 +54,53 @@ def is_helpful(job: Job, helper: Holder, stored: Holder | None) -> bool:
     if stored is None or stored.bitmap is None or helper.bitmap is None:
         return True
     return bool(helper.bitmap - stored.bitmap)
+
+
+@dataclass(frozen=True, slots=True)
+class Repute:
+    """What trust.py says of a node now: how far it is trusted, and whether one that is not may be tried again."""
+
+    trust: float = 1.0
+    due: bool = True
+
+
+def choose_helpers(
+    job: Job,
+    holders: Sequence[Holder],
+    repute: Callable[[NodeId], Repute],
+    limit: int = HELPERS_PER_JOB_MAX,
+) -> list[NodeId]:
+    """Return whom to order to help ``job``, best first, at most ``limit``.
+
+    Those who kept their word come before those who did not, and among equals a lot decides that falls otherwise for
+    each job, so that jobs share the helpers. Who is not trusted is ordered only for what nobody better claims to hold;
+    and one of those who have been left alone for long is tried again.
+    """
+    stored = next((holder for holder in holders if holder.node.node == job.storage), None)
+    found = [(repute(one.node.node), one) for one in holders if is_helpful(job, one, stored)]
+    found.sort(key=lambda pair: (-round(pair[0].trust, 1), _lot(job.tag, pair[1].node.node)))
+    chosen = [holder for fame, holder in found if fame.trust >= TRUST_MIN][:limit]
+    doubtful = [(fame, holder) for fame, holder in found if fame.trust < TRUST_MIN]
+    covered = _claims(job.tag, chosen)
+    needed = [holder for _, holder in doubtful if _claims(job.tag, [holder]) - covered]
+    again = [holder for fame, holder in doubtful if fame.due and holder not in needed][:1]
+    return [holder.node.node for holder in (*chosen, *needed, *again)][:limit]
+
+
+def _claims(tag: Tag, holders: Iterable[Holder]) -> Bitmap:
+    claimed = Bitmap(tag.chunks)
+    for holder in holders:
+        if holder.bitmap is None:
+            return Bitmap.full(tag.chunks)
+        claimed |= holder.bitmap
+    return claimed
+
+
+def fair_order(jobs: Iterable[tuple[Job, int]]) -> list[Job]:
+    """Return in which order one helper should hear of the jobs it could help, when it cannot hear of all; each with how
+    many helpers it has. Those with the fewest first, then the oldest."""
+    ranked = sorted(jobs, key=lambda one: (one[1], -one[0].opened_seconds_ago, one[0].tag, one[0].storage))
+    return [job for job, _ in ranked]
 
 
 def order_of(job: Job, storage: NodeView | None, helper: Holder, stored: Holder | None) -> Order | None:
@@ -87,18 +142,17 @@ def relay_order_of(
     """Return the order for ``lender`` to relay for ``job``; None when its storage node is not there, or nobody has any
     of it.
 
-    Its uploaders come first, then holders that are seen at an address of the lender's own: behind the same router, most
-    likely on one LAN. Which of them is really near only the lender can tell.
+    Its uploaders come first, then holders that seem near to the lender. Which of them is really near only the lender
+    can tell.
     """
     if storage is None or not storage.fresh or not storage.addresses:
         return None
-    hosts = _hosts(lender)
     able = [
         holder.node
         for holder in holders
         if holder.any and holder.node.fresh and holder.node.role is Role.PEER and holder.node.node != lender.node
     ]
-    able.sort(key=lambda node: (not hosts & _hosts(node), node.node))
+    able.sort(key=lambda node: (-nearness(lender, node), node.node))
     # Its uploaders have it, whether we have heard of that already or not.
     sources = dict.fromkeys((*job.uploaders, *(node.node for node in able)))
     if not sources:
@@ -112,12 +166,61 @@ def relay_order_of(
 
 
 def choose_lenders(job: Job, nodes: Sequence[NodeView], holders: Sequence[Holder]) -> list[NodeView]:
-    """Return whom to ask to relay for ``job``: those first that share an address with one of its uploaders."""
+    """Return whom to ask to relay for ``job``: those first that seem near to one of its uploaders."""
     by_node = {holder.node.node: holder for holder in holders}
     lenders = [node for node in nodes if is_lender(job, node, by_node.get(node.node))]
-    hosts = {host for node in nodes if node.node in job.uploaders for host in _hosts(node)}
-    lenders.sort(key=lambda node: (not hosts & _hosts(node), _lot(job.tag, node.node)))
+    uploaders = [node for node in nodes if node.node in job.uploaders]
+    near = {node.node: max((nearness(node, one) for one in uploaders), default=Nearness.APART) for node in lenders}
+    lenders.sort(key=lambda node: (-near[node.node], _lot(job.tag, node.node)))
     return lenders[:RELAYS_PER_JOB_MAX]
+
+
+class Nearness(IntEnum):
+    """How near two nodes seem to be; only they can tell for sure."""
+
+    APART = 0
+    SITE = 1  # behind the same router: seen at one public address
+    LAN = 2  # and of the same private network
+
+
+def nearness(one: NodeView | None, other: NodeView | None) -> Nearness:
+    """Return how near two nodes are, by the addresses they announce and those they were seen at.
+
+    Private networks alone say little: half of all homes are 192.168.1.0/24. They count where nothing public tells the
+    two apart.
+    """
+    if one is None or other is None:
+        return Nearness.APART
+    ours, theirs = _hosts(one), _hosts(other)
+    networks = _private_networks(ours) & _private_networks(theirs)
+    public_ours, public_theirs = _public(ours), _public(theirs)
+    if public_ours and public_theirs and not public_ours & public_theirs:
+        return Nearness.APART
+    if networks:
+        return Nearness.LAN
+    return Nearness.SITE if ours & theirs else Nearness.APART
+
+
+def _private_networks(hosts: Iterable[str]) -> set[object]:
+    found: set[object] = set()
+    for host in hosts:
+        address = _ip(host)
+        if address is not None and address.is_private and not address.is_loopback:
+            bits = 24 if address.version == 4 else 64
+            found.add(ipaddress.ip_network(f"{address}/{bits}", strict=False))
+    return found
+
+
+def _public(hosts: Iterable[str]) -> set[str]:
+    return {host for host in hosts if (address := _ip(host)) is not None and address.is_global}
+
+
+@functools.lru_cache(maxsize=65536)
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def _hosts(node: NodeView) -> set[str]:
@@ -178,16 +281,29 @@ def choose_storage(
 
 
 def choose_holders(
-    tag: Tag, asker: NodeId, holders: Iterable[Holder], limit: int = HOLDERS_PER_ANSWER_MAX
+    tag: Tag,
+    asker: NodeId,
+    holders: Iterable[Holder],
+    limit: int = HOLDERS_PER_ANSWER_MAX,
+    *,
+    seen: NodeView | None = None,
 ) -> tuple[NodeAddress, ...]:
-    """Return whom ``asker`` may ask for chunks: fresh ones first, complete ones first, and among equals in an order
-    that is another one for each asker, so that they spread."""
+    """Return whom ``asker`` may ask for chunks: fresh ones first, near ones first, complete ones first, and among
+    equals in an order that is another one for each asker, so that they spread. ``seen``: the asker as the index knows
+    it."""
     able = [
         holder
         for holder in holders
         if holder.any and holder.node.node != asker and not holder.node.paused and holder.node.addresses
     ]
-    able.sort(key=lambda holder: (not holder.node.fresh, not holder.complete, _lot(tag, holder.node.node, asker)))
+    able.sort(
+        key=lambda holder: (
+            not holder.node.fresh,
+            -nearness(seen, holder.node),
+            not holder.complete,
+            _lot(tag, holder.node.node, asker),
+        )
+    )
     return tuple(holder.node.address for holder in able[:limit])
 
 
