@@ -77,6 +77,8 @@ class TlsStream:
         self._read = cast(Callable[[int, memoryview], int], self._tls.read)
         self._received = memoryview(bytearray(_RECEIVE_BYTES_MIN))
         self._sending = trio.Lock()
+        self._rest = memoryview(b"")  # left the BIO, and not us yet
+        self._send_raw: Callable[[Buffer], int] | None = getattr(stream, "send_now", None)
         self.certificate: bytes | None = None
 
     @property
@@ -131,6 +133,8 @@ class TlsStream:
     async def send_parts(self, parts: Sequence[Buffer]) -> None:
         """See ``seam.SecureStream``."""
         async with self._sending:
+            if self._rest:
+                await self._flush()
             for part in parts:
                 rest = memoryview(part)
                 while rest:
@@ -142,6 +146,24 @@ class TlsStream:
                     if self._outgoing.pending >= _SEND_BYTES:
                         await self._stream.send_all(self._outgoing.read())
             await self._flush()
+
+    def send_now(self, data: Buffer) -> bool | None:
+        """Send ``data`` without waiting. False: it is accepted, and ``await send_parts(())`` must send the rest. None:
+        not now; nothing was accepted.
+
+        Raises:
+            LinkLost: the connection broke.
+        """
+        if self._send_raw is None or self._sending.locked() or self._rest or self._outgoing.pending:
+            return None
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise LinkLost(f"{self.remote}: {_reason(error)}") from error
+        records = self._outgoing.read()
+        count = self._send_raw(records)
+        self._rest = memoryview(records)[count:]
+        return not self._rest
 
     async def receive_into(self, target: memoryview) -> int:
         """See ``seam.ByteStream``. Fills as much of ``target`` as has arrived: records are 16 KiB, blocks are not."""
@@ -174,6 +196,9 @@ class TlsStream:
         self._stream.close()
 
     async def _flush(self) -> None:
+        if self._rest:
+            rest, self._rest = self._rest, memoryview(b"")
+            await self._stream.send_all(rest)
         while self._outgoing.pending:
             await self._stream.send_all(self._outgoing.read())
 
