@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runtime.places import PROGRAMS
 from upswarm.console import Console, as_json, verb
 from upswarm.text import cell_text, moment_text, records, report, shown, table, value_text
+
+if TYPE_CHECKING:
+    from upswarm.client import Client
 
 WATCH_SECONDS = 1.0
 
@@ -57,14 +62,48 @@ def status(console: Console, watch: bool, program: str | None) -> None:
     """Show what the daemon (or the storage node, or the tracker) of this machine is doing."""
     client = console.client(program) if program else console.any_client(*PROGRAMS)[0]
     with client:
-        console.give(client.status())
-        while watch:
-            time.sleep(WATCH_SECONDS)
-            answer = client.status()
-            if sys.stdout.isatty() and not console.as_json:
-                click.clear()
+        answer = client.status()
+        if not watch or console.as_json or answer.get("program") != "daemon":
             console.give(answer)
-            sys.stdout.flush()
+            while watch:
+                time.sleep(WATCH_SECONDS)
+                console.give(client.status())
+                sys.stdout.flush()
+        elif sys.stdout.isatty():
+            _watch_on_a_terminal(client, answer)
+        else:
+            _watch_in_lines(client, answer)
+
+
+def _watch_on_a_terminal(client: Client, answer: dict[str, Any]) -> None:
+    """Paint the daemon's state over itself until Ctrl-C."""
+    from upswarm.painting import daemon_view
+
+    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    before: dict[str, Any] | None = None
+    seen_at = time.monotonic()
+    while True:
+        size = shutil.get_terminal_size()
+        now = time.monotonic()
+        lines = daemon_view(answer, before, now - seen_at, size.columns - 1, colour=colour)[: max(1, size.lines - 1)]
+        before, seen_at = answer, now
+        # Each line ends what was there before it, and the last one everything below: nothing flickers.
+        sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
+        sys.stdout.flush()
+        time.sleep(WATCH_SECONDS)
+        answer = client.status()
+
+
+def _watch_in_lines(client: Client, answer: dict[str, Any]) -> None:
+    """Tell what moves, a line for each change and every other second, until Ctrl-C."""
+    from upswarm.progress import Lines
+
+    lines = Lines(sys.stdout, {str(answer.get("node")): "this machine"})
+    while True:
+        for transfer in [*answer.get("puts", []), *answer.get("gets", [])]:
+            lines.notice("progress", transfer)
+        time.sleep(WATCH_SECONDS)
+        answer = client.status()
 
 
 @click.command()

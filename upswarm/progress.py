@@ -10,14 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self, TextIO
 
-from upswarm.text import duration_text, node_text, pushed_text, rate_text, shown, size_text
+from upswarm.painting import ENDED, bytes_done, label_of, state_of, transfers
+from upswarm.text import duration_text, pushed_text, rate_text, size_text
 
 # A plain line for each file at most so often: a log of an hour stays readable, and a person sees that it lives.
 LINE_SECONDS = 2.0
-FILES_SHOWN_MAX = 12
-HELPERS_SHOWN_MAX = 8
-WIDE_COLUMNS = 110
-ENDED = frozenset(("stored", "failed", "cancelled", "done"))
 
 
 class Progress(Protocol):
@@ -46,35 +43,9 @@ def key_of(params: Mapping[str, Any]) -> str:
     return str(params.get("id") or params.get("path") or params.get("tag") or params.get("name") or "")
 
 
-def bytes_done(params: Mapping[str, Any]) -> int:
-    """Return how far its present state is."""
-    if params.get("state") == "hashing":
-        return int(params.get("bytes_hashed") or 0)
-    return int(params.get("bytes_stored") or params.get("bytes_done") or 0)
-
-
-def label_of(params: Mapping[str, Any]) -> str:
-    """Return how the file is called."""
-    return shown(params.get("name") or params.get("path") or params.get("tag") or "?")
-
-
 def helpers_of(params: Mapping[str, Any]) -> dict[str, int]:
     """Return verified bytes by sender: of a put who pushed, of a get from whom they came."""
     return dict(params.get("pushed") or params.get("from") or {})
-
-
-def state_of(params: Mapping[str, Any]) -> str:
-    """Return what is going on, and why it is not when it is not."""
-    state = str(params.get("state", "?"))
-    words = [shown(state)]
-    if state not in ENDED:
-        if params.get("paused"):
-            words.append("paused")
-        if params.get("safe"):
-            words.append("safe to disconnect")
-        if params.get("note"):
-            words.append(shown(params["note"]))
-    return words[0] if len(words) == 1 else f"{words[0]} ({'; '.join(words[1:])})"
 
 
 def line_of(params: Mapping[str, Any], names: Mapping[str, str]) -> str:
@@ -133,7 +104,7 @@ class Lines:
 
 
 class Bars:
-    """A bar for each file that moves, and below it one for each helper's share."""
+    """A bar for each file that moves, and below it each helper's share (painting.py)."""
 
     def __init__(self, stream: TextIO, names: Mapping[str, str]) -> None:
         # Imported where it draws: it costs more than all the rest of the command together.
@@ -159,43 +130,9 @@ class Bars:
             self._files = {**self._files, key_of(params): params}
 
     def _draw(self) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
-        wide = self._console.width >= WIDE_COLUMNS
-        bar_width = 30 if wide else 14
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(no_wrap=True, max_width=40 if wide else 14)
-        for _ in range(5):
-            grid.add_column(no_wrap=True)
+        colour = self._console.color_system is not None and not self._console.no_color
+        lines = transfers(list(self._files.values()), self._console.width - 1, self._names, colour=colour)
         # Text, not markup: a name in square brackets is a name.
-        remarks: list[Text] = []
-        files = list(self._files.values())
-        moving = [params for params in files if params.get("state") not in ENDED]
-        ended = [params for params in files if params.get("state") in ENDED]
-        for params in [*ended[-FILES_SHOWN_MAX:], *moving][-FILES_SHOWN_MAX:]:
-            total, done = int(params.get("bytes_total") or 0), bytes_done(params)
-            left = params.get("eta_seconds")
-            state = str(params.get("state", "?"))
-            grid.add_row(
-                Text(label_of(params)),
-                ProgressBar(total=max(1, total), completed=done if total else int(state in ENDED), width=bar_width),
-                Text(f"{size_text(done)} / {size_text(total)}"),
-                Text(rate_text(params["rate"]) if params.get("rate") else ""),
-                Text(f"{duration_text(left)} left" if left is not None and state not in ENDED else ""),
-                Text(shown(state)),
-            )
-            if state_of(params) != shown(state):
-                remarks.append(Text(f"{label_of(params)}: {state_of(params)}", style="dim"))
-            helpers = sorted(helpers_of(params).items(), key=lambda item: (-item[1], item[0]))
-            for node, count in helpers[:HELPERS_SHOWN_MAX]:
-                grid.add_row(
-                    Text(f"  {shown(self._names.get(node) or node_text(node))}", style="dim"),
-                    ProgressBar(total=max(1, total), completed=count, width=bar_width, complete_style="cyan"),
-                    Text(f"{size_text(count)} ({100 * count // max(1, total)} %)", style="dim"),
-                )
-        if len(moving) > FILES_SHOWN_MAX:
-            remarks.append(Text(f"and {len(moving) - FILES_SHOWN_MAX} more", style="dim"))
-        return Group(grid, *remarks)
+        return Text.from_ansi("\n".join(lines), no_wrap=True)
