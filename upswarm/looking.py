@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -77,6 +76,8 @@ def status(console: Console, watch: bool, program: str | None) -> None:
 
 def _watch_on_a_terminal(client: Client, answer: dict[str, Any]) -> None:
     """Paint the daemon's state over itself until Ctrl-C."""
+    import shutil
+
     from upswarm.painting import daemon_view
 
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

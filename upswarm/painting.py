@@ -128,7 +128,7 @@ def transfer_lines(params: Mapping[str, Any], width: int, names: Mapping[str, st
         parts.append((1, f"{duration_text(left)} left"))
     parts.append((2, state_of(params)))
     if width >= WIDE_COLUMNS:
-        name, cells = width * 28 // 100, width * 26 // 100
+        name, cells = min(36, width // 4), min(40, width * 24 // 100)
         rest = width - name - cells - 2
         yield f"{fitted(label_of(params), name)} {bar(params, cells, colour=colour)} {joined(parts, rest)}"
     else:
