@@ -126,9 +126,9 @@ def small(plan: Plan) -> Row:
     with contextlib.ExitStack() as stack:
         folder, disk = _folder(stack, plan.fast), _folder(stack, plan.disk)
         files = folder / "files"
-        files.mkdir()
+        (files / "first").mkdir(parents=True)
         for number in range(SMALL_FILES):
-            (files / f"{number:04}").write_bytes(os.urandom(SMALL_BYTES))
+            (files / "first" / f"{number:04}").write_bytes(os.urandom(SMALL_BYTES))
         fast, slow = Arena(stack, folder / "data"), Arena(stack, disk / "data")
         contestants = [
             Contestant("storage in memory", lambda: fast.measured_folder(files), warm_mib=128),

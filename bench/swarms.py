@@ -95,13 +95,15 @@ class Arena:
         )
 
     def measured_folder(self, folder: Path) -> Sample:
-        """Put a folder of files that nobody has; the amount is their number."""
-        files = sorted(folder.iterdir())
+        """Put a folder of files that nobody has or has heard of; the amount is their number."""
+        fresh = folder / os.urandom(4).hex()
+        next(folder.iterdir()).rename(fresh)
+        files = sorted(fresh.iterdir())
         for file in files:
             renew(file)
         (sender,) = self.senders
         used = cpu_seconds(sender.pid), cpu_seconds(self.storage.pid)
-        times = self.put(sender, [folder])
+        times = self.put(sender, [fresh])
         spent = cpu_seconds(sender.pid) - used[0], cpu_seconds(self.storage.pid) - used[1]
         assert len(times.results) == len(files)
         self.clear()

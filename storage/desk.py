@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
+import trio
 
 from protocol import messages as m
 from protocol.errors import ChunkMissing, CommandError, IntegrityError, StorageFull, StorageUnavailable
 from protocol.ids import NodeId, Tag
-from protocol.limits import RECORDS_PER_ANSWER_MAX
+from protocol.limits import DIGEST_BYTES, RECORDS_PER_ANSWER_MAX
 from protocol.manifest import Manifest
 from runtime.link import Link
 from runtime.seam import Runtime
@@ -40,6 +41,10 @@ log = structlog.get_logger()
 
 # A manifest of 256 KiB takes two seconds at 1 Mbit/s; behind other transfers it may wait.
 MANIFEST_SECONDS_MAX = 60.0
+# Jobs of one node that are being opened at the same time: each waits for two syncs, and they share them.
+OPENINGS_MAX = 32
+# A manifest so small is checked on the spot: the way to a thread and back takes longer.
+_CHECKED_AT_ONCE_BYTES = 64 * DIGEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +89,20 @@ class Desk:
         self._node_jobs_max = node_jobs_max
         self._challenges = Challenges()
         self._expected: dict[tuple[NodeId, Tag], _Expected] = {}
+        self._opening: dict[tuple[NodeId, Tag], trio.Event] = {}
 
     async def handle(self, link: Link, message: m.Message) -> None:
-        """Deal with what the exchange did not take."""
+        """Deal with what the exchange did not take. Jobs are opened beside each other; what one node says of one file
+        keeps its order."""
+        if isinstance(message, m.Propose | m.ManifestIs | m.Proof | m.Withdraw):
+            opening = self._opening.get((link.peer.node, message.tag))
+            if opening is not None:
+                await opening.wait()
         match message:
             case m.Propose():
                 await self._propose(link, message)
             case m.ManifestIs():
-                await self._manifest(link, message)
+                await self._begin_opening(link, message)
             case m.Proof():
                 await self._proof(link, message)
             case m.Withdraw():
@@ -224,15 +235,31 @@ class Desk:
 
     # --- ManifestIs ---
 
-    async def _manifest(self, link: Link, message: m.ManifestIs) -> None:
+    async def _begin_opening(self, link: Link, message: m.ManifestIs) -> None:
         node, tag = link.peer.node, message.tag
         expected = self._expected.get((node, tag))
         if expected is None:
             log.debug("manifest that was not expected", tag=str(tag), node=node)
             return
+        while len(theirs := [done for (opener, _), done in self._opening.items() if opener == node]) >= OPENINGS_MAX:
+            await theirs[0].wait()
+        self._opening[node, tag] = trio.Event()
+        self._intake.beside(self._open_beside, link, message, expected)
+
+    async def _open_beside(self, link: Link, message: m.ManifestIs, expected: _Expected) -> None:
+        try:
+            await self._manifest(link, message, expected)
+        finally:
+            self._opening.pop((link.peer.node, message.tag)).set()
+
+    async def _manifest(self, link: Link, message: m.ManifestIs, expected: _Expected) -> None:
+        node, tag = link.peer.node, message.tag
         async with self._intake.turns.of(tag):
             try:
-                manifest = await self._runtime.run_sync(Manifest.checked, tag, message.size_bytes, message.digests)
+                if len(message.digests) <= _CHECKED_AT_ONCE_BYTES:
+                    manifest = Manifest.checked(tag, message.size_bytes, message.digests)
+                else:
+                    manifest = await self._runtime.run_sync(Manifest.checked, tag, message.size_bytes, message.digests)
                 if manifest.size_bytes != expected.size_bytes:
                     raise IntegrityError(f"{expected.size_bytes} bytes were proposed, not {manifest.size_bytes}")
                 await self._open(link, manifest, self._expected.get((node, tag), expected).names)
@@ -247,7 +274,8 @@ class Desk:
             finally:
                 if (node, tag) in self._expected:
                     self._forget_expected((node, tag))
-        self._intake.join(link, tag)
+        if link.alive:
+            self._intake.join(link, tag)
 
     async def _open(self, link: Link, manifest: Manifest, names: tuple[str, ...]) -> None:
         """Open the job; somebody else may have opened or even finished it since "new" was said."""

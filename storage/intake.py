@@ -16,8 +16,9 @@ until there is room; a failed fsync ends the process. Who may open a job, and wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVarTuple
 
 import structlog
 import trio
@@ -45,6 +46,8 @@ from storage.shared import Shared, Turns
 from storage.shelf import LiveJob, Shelf
 
 log = structlog.get_logger()
+
+Ts = TypeVarTuple("Ts")
 
 
 def _is_there(runtime: Runtime, path: Path) -> bool:
@@ -100,6 +103,11 @@ class Intake:
             self._jobs = jobs
             await jobs.start(self._durability.run)
             task_status.started()
+
+    def beside(self, work: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        """Do ``work`` beside all jobs: whoever asked for it may go, and it is done all the same."""
+        assert self._jobs is not None
+        self._jobs.start_soon(work, *args, name="opening")
 
     # --- opening ---
 

@@ -17,7 +17,7 @@ from protocol.bitmap import Bitmap
 from protocol.errors import StorageBroken, StorageFull
 from protocol.ids import Tag
 from protocol.limits import MIB
-from runtime.seam import Buffer
+from runtime.seam import Buffer, Runtime
 
 DATA = some_bytes(5 * MIB + 77)
 TAG = manifest_of(DATA).tag
@@ -467,6 +467,34 @@ async def test_an_open_job_that_nobody_feeds_is_cancelled_at_last(autojump_clock
         link.close()
         await trio.sleep(120)
         assert not storage.shelf.live and TAG in storage.shelf.resting
+
+
+async def test_jobs_of_one_link_are_opened_beside_each_other_and_each_keeps_its_order(
+    autojump_clock: MockClock, site: Site
+) -> None:
+    waiting, gate = [], trio.Event()
+
+    def slow_to_open(runtime: Runtime) -> Runtime:
+        async def run_sync(work, *args):
+            if work.__qualname__ == "Spool.open.<locals>.prepare":
+                waiting.append(work)
+                await gate.wait()
+            return await runtime.run_sync(work, *args)
+
+        return replace(runtime, run_sync=run_sync)
+
+    site.wrap = slow_to_open
+    async with site.storage(), site.uploader() as anna:
+        link = await anna.dial()
+        given_up = await anna.begin_put(link, some_bytes(3000, seed=9), "given up", chunks=[])
+        tags = [(await anna.begin_put(link, some_bytes(3000, seed=n), str(n))).tag for n in range(4)]
+        await eventually(lambda: len(waiting) == 5)
+        # Said before its job is there, and meant for it.
+        link.post(m.Withdraw(tag=given_up.tag))
+        gate.set()
+        assert (await anna.wait_closed(given_up.tag)).state is m.JobState.CANCELLED
+        for tag in tags:
+            assert (await anna.wait_closed(tag)).state is m.JobState.STORED
 
 
 # --- disks ---
