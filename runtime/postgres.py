@@ -42,7 +42,7 @@ CONNECT_SECONDS_MAX = 10
 # A server that is gone without a word is noticed after so long; a node that was frozen in the middle of a transaction
 # holds what it locked no longer than that.
 ANSWER_SECONDS_MAX = 20
-PAUSE_SECONDS_FIRST = 0.1
+PAUSE_SECONDS_FIRST = 0.02
 PAUSE_SECONDS_MAX = 5.0
 # At the start an operator waits for a sentence.
 OPEN_SECONDS_MAX = 30.0
@@ -152,7 +152,7 @@ class PostgresDatabase:
             pause = PAUSE_SECONDS_FIRST
             while True:
                 try:
-                    await run_sync(database._try, prepare)
+                    await run_sync(database._try, prepare, psycopg.IsolationLevel.SERIALIZABLE)
                 except psycopg.Error as error:
                     await run_sync(database._hang_up)
                     last = _sentence(error)
@@ -166,11 +166,18 @@ class PostgresDatabase:
 
     async def transaction(self, work: Callable[[Any], T]) -> T:
         """See ``seam.Database.transaction``; ``work`` may run more than once. Waits for a server that is away."""
+        return await self._run(work, psycopg.IsolationLevel.SERIALIZABLE)
+
+    async def read(self, work: Callable[[Any], T]) -> T:
+        """See ``seam.Database.read``: what is read is of one moment, and is in nobody's way."""
+        return await self._run(work, psycopg.IsolationLevel.REPEATABLE_READ)
+
+    async def _run(self, work: Callable[[Any], T], isolation: psycopg.IsolationLevel) -> T:
         pause = PAUSE_SECONDS_FIRST
         async with self._turn:
             while True:
                 try:
-                    return await self._run_sync(self._try, work)
+                    return await self._run_sync(self._try, work, isolation)
                 except psycopg.Error as error:
                     turned = _turned(error)
                     if turned is None:
@@ -183,23 +190,19 @@ class PostgresDatabase:
                 await trio.sleep(pause)
                 pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
-    async def read(self, work: Callable[[Any], T]) -> T:
-        """See ``seam.Database.read``."""
-        return await self.transaction(work)
-
     async def aclose(self) -> None:
         """Close; what was committed stays."""
         async with self._turn:
             await self._run_sync(self._hang_up)
 
-    def _try(self, work: Callable[[Any], T]) -> T:
+    def _try(self, work: Callable[[Any], T], isolation: psycopg.IsolationLevel) -> T:
         """Once, in a thread."""
         if self._connection is None:
             settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
             secret = {"password": self._password} if self._password else {}
             self._connection = psycopg.connect(make_conninfo(self._address, options=settings, **secret, **_SOCKET))
-            self._connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
         connection = self._connection
+        connection.isolation_level = isolation
         with connection.transaction(), connection.cursor() as cursor:
             return work(PostgresCursor(cursor))
 

@@ -139,6 +139,9 @@ class Intake:
         try:
             begun = await self._begun(job, job.durable if ours else Bitmap(job.tag.chunks))
             spool = await self._open_spool(job.manifest)
+        except LeaseLost as error:
+            log.warning("another storage node was quicker", tag=str(job.tag), reason=str(error))
+            return
         except StorageFull as error:
             job.fail(f"no room to go on: {error}")
             wall = self._runtime.clock.wall()

@@ -70,6 +70,9 @@ class Sharing:
             news = await self._ledger.changes(mark)
             mark = news.mark
             self._shelf.put_stored([file for file in news.stored if self._shelf.stored.get(file.tag) != file])
+            for file in news.stored:
+                if self._shelf.resting.pop(file.tag, None) is not None:
+                    await self._intake.remove_spool(file.tag)  # what we had of it is worth nothing now
             for tag in news.gone:
                 if tag in self._shelf.stored:
                     self._shelf.drop_stored(tag)

@@ -13,7 +13,7 @@ from protocol.errors import StorageFull
 from protocol.ids import Tag
 from runtime.seam import Runtime
 from storage.intake import Intake
-from storage.ledger.base import Ledger
+from storage.ledger.base import LeaseLost, Ledger
 from storage.shelf import Shelf
 
 log = structlog.get_logger()
@@ -72,8 +72,11 @@ class Sweeper:
                 return  # put again while we waited
             # The row first: a spool file without a row is removed at the next start, a row without its file only
             # makes somebody upload again.
-            await self._intake.forget_upload(tag)
-            await self._ledger.forget_job(tag)
+            try:
+                await self._intake.forget_upload(tag)
+                await self._ledger.forget_job(tag)
+            except LeaseLost as error:
+                log.info("an unfinished job went to another storage node", tag=str(tag), reason=str(error))
             del self._shelf.resting[tag]
             await self._intake.remove_spool(tag)
             log.info("unfinished job forgotten", tag=str(tag))
