@@ -1,6 +1,6 @@
 """Blocks to chunks: which cells of an open chunk have arrived, and who sent them. Pure.
 
-A chunk is divided into cells of 64 KiB; a block is a run of cells. Knows nothing of requests (picker.py), of digests
+A chunk is divided into cells of 64 KiB; a block is a run of cells. Knows nothing of requests (book.py), of digests
 or of disks (spool.py): it is told when a chunk was verified, or was wrong, and says who made it.
 """
 

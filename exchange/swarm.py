@@ -13,7 +13,8 @@ import structlog
 import trio
 
 from exchange.assembly import Assembly
-from exchange.picker import Picker, Withdrawal
+from exchange.book import Withdrawal
+from exchange.picker import Picker
 from exchange.sizes import Sizes
 from exchange.spool import Spool, Write
 from protocol.bitmap import Bitmap

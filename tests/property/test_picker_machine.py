@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from exchange.assembly import CELL_BYTES, Assembly, cells_of
-from exchange.picker import Picker, Withdrawal
+from exchange.book import Withdrawal
+from exchange.picker import Picker
 from exchange.strikes import STRIKES_MAX
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId

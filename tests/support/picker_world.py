@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from exchange.assembly import Assembly
-from exchange.picker import Pick, Picker, Withdrawal
+from exchange.book import Withdrawal
+from exchange.picker import Pick, Picker
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId
 from protocol.manifest import Layout

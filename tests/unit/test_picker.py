@@ -9,7 +9,8 @@ import time
 import pytest
 
 from exchange.assembly import CELL_BYTES, Assembly
-from exchange.picker import REST_SECONDS, Pick, Picker
+from exchange.book import REST_SECONDS
+from exchange.picker import Pick, Picker
 from exchange.source import STALL_SECONDS, Source
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId
