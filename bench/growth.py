@@ -1,13 +1,19 @@
-"""How the crowd grows: the production picker with 5 to 1,000 senders, in virtual time (tests/support/picker_world.py).
+"""How the crowd grows: production pickers with 5 to 1,000 nodes in virtual time (tests/support).
 
-    python -m bench.growth [NODES...]
+    python -m bench.growth [NODES...] [--scenario NAME]
 
+    alone      nobody helps
     holders    everybody has the file, lines of 20 Mbit/s
     unequal    everybody has it, lines of 5, 10, 20, 50 and 100 Mbit/s in turn
-    relays     one has it, the others lend; they fetch over a LAN of 10 Gbit/s, the uploader's port
+    relays     one has it, the others lend; they fetch over ports of a LAN of 1 Gbit/s, from each other too. The tracker
+               asks no more than 32 for one job, so that the others are no lines of use
+    crowd      everybody downloads what one puts, no LAN: each of them from eight others too, and from storage
+    free       the same; the uploader vanishes at the moment when every chunk is somewhere else
 
-The file grows with the crowd, so that the bound stays at some twenty seconds. Latencies are 20 to 100 ms. Also printed:
-processor seconds that the picker itself took, which a storage node with that many links has to spend.
+The file grows with the lines that are of use, so that the bound stays at some twenty seconds. Latencies: 20 to 100 ms
+for those who only push, 10 to 40 ms in the others. Columns: seconds to "stored" over the bound, to "all have it" over
+the bound, to "free to go" over the time the uploader's own line needs; what left the uploader, in parts of the file;
+what storage received in vain; and processor seconds of the whole simulation.
 """
 
 from __future__ import annotations
@@ -15,44 +21,36 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.picker_world import MBIT, Sender, World  # the path comes first
+from support.crowd_world import CrowdWorld, Member  # the path comes first
+from support.picker_world import MBIT, Sender, World
 
 from protocol.limits import MIB
+from tracker.matchmaking import RELAYS_PER_JOB_MAX
 
 NODES = (5, 9, 50, 200, 1000)
+SCENARIOS = ("alone", "holders", "unequal", "relays", "crowd", "free")
 BOUND_SECONDS = 20.0
-LAN_BYTES_PER_SECOND = 10_000 * MBIT
+UP = 20 * MBIT
+LAN = 1000 * MBIT
 
 
-class RelayWorld(World):
-    """The first sender has everything, the others lend: what they are assigned comes to them over one LAN."""
+@dataclass(frozen=True)
+class Row:
+    """One simulated crowd."""
 
-    def __init__(self, size_bytes: int, senders: list[Sender]) -> None:
-        super().__init__(size_bytes, senders)
-        self._lan_free_at = 0.0
-        for number in range(2, len(senders) + 1):
-            self.picker.lending.join(number)
-
-    def _tick(self) -> None:
-        self._assign()
-        super()._tick()
-
-    def _assign(self) -> None:
-        for number, chunks in self.picker.assignments(self.now):
-            for chunk in chunks:
-                begun_at = max(self.now + self._lines[number].sender.latency_seconds, self._lan_free_at)
-                self._lan_free_at = begun_at + self.layout.bytes_of(chunk) / LAN_BYTES_PER_SECOND
-                self._at(self._lan_free_at, lambda number=number, chunk=chunk: self._fetched(number, chunk))
-
-    def _fetched(self, number: int, chunk: int) -> None:
-        self.picker.add_have(number, (chunk,))
-        self.picker.lending.offered(number, (chunk,), self.now)
-        self._assign()
-        self._request_from(number)
+    scenario: str
+    nodes: int
+    mib: int
+    ratio: float
+    wasted_share: float
+    all_ratio: float | None = None
+    free_ratio: float | None = None
+    uploader_share: float | None = None
 
 
 def latency(place: int) -> float:
@@ -60,35 +58,73 @@ def latency(place: int) -> float:
     return 0.02 + 0.08 * (place * 11 % 16) / 15
 
 
-def world_of(scenario: str, nodes: int) -> World:
-    """Return a crowd that takes about twenty seconds."""
+def size_of(rate: float) -> int:
+    """Return the bytes of a file that takes the bound at ``rate`` bytes per second, in whole MiB."""
+    return max(1, round(rate * BOUND_SECONDS / MIB)) * MIB
+
+
+def push(scenario: str, nodes: int) -> Row:
+    """Who has the file pushes it."""
     rates = [(5, 10, 20, 50, 100)[place % 5] if scenario == "unequal" else 20 for place in range(nodes)]
-    size = max(1, round(sum(rates) * MBIT * BOUND_SECONDS / MIB)) * MIB
-    if scenario != "relays":
-        return World(size, [Sender(rate * MBIT, latency(place)) for place, rate in enumerate(rates)])
-    nothing: tuple[int, ...] = ()
-    return RelayWorld(
-        size, [Sender(rate * MBIT, latency(place), None if place == 0 else nothing) for place, rate in enumerate(rates)]
+    size = size_of(sum(rates) * MBIT)
+    outcome = World(size, [Sender(rate * MBIT, latency(place)) for place, rate in enumerate(rates)]).run()
+    return Row(scenario, nodes, size // MIB, outcome.ratio, outcome.wasted_share)
+
+
+def spread(scenario: str, nodes: int) -> Row:
+    """One has it; the others fetch it, for themselves or for storage."""
+    lending = scenario == "relays"
+    lines = min(nodes, RELAYS_PER_JOB_MAX + 1) if lending else nodes
+    members = [
+        Member(
+            UP,
+            latency(place) * 0.4,
+            lan=LAN if lending else None,
+            has=place == 0,
+            lends=lending and place > 0,
+            wants=not lending and place > 0,
+        )
+        for place in range(lines)
+    ]
+    size = size_of(UP * lines if lending else UP)
+    bound_seconds = size / (UP * lines if lending else UP)
+    outcome = CrowdWorld(size, members, leave_when_free=scenario == "free").run()
+    return Row(
+        scenario,
+        nodes,
+        size // MIB,
+        outcome.stored_seconds / bound_seconds,
+        outcome.wasted_bytes / size,
+        None if lending else outcome.all_seconds / bound_seconds,
+        outcome.free_seconds / (size / UP),
+        (outcome.uploader_to_storage_bytes + outcome.uploader_to_peers_bytes) / size,
+    )
+
+
+def shown(row: Row, seconds: float) -> str:
+    """Return a row of the table of docs/benchmarks.md."""
+
+    def cell(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    return (
+        f"| {row.scenario} | {row.nodes} | {row.mib} | {row.ratio:.3f} | {cell(row.all_ratio)} | {cell(row.free_ratio)}"
+        f" | {cell(row.uploader_share)} | {100 * row.wasted_share:.2f} % | {seconds:.1f} |"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nodes", nargs="*", type=int, default=NODES)
-    parser.add_argument("--scenario", choices=["holders", "unequal", "relays"])
+    parser.add_argument("--scenario", choices=SCENARIOS)
     options = parser.parse_args()
-    print(f"{'scenario':<10}{'nodes':>6}{'MiB':>8}{'bound s':>9}{'ratio':>8}{'wasted %':>10}{'CPU s':>8}")
-    for scenario in [options.scenario] if options.scenario else ["holders", "unequal", "relays"]:
-        for nodes in options.nodes:
-            world = world_of(scenario, nodes)
+    print("| scenario | nodes | MiB | stored | all | free | uploader sent | wasted | CPU s |")
+    print("|" + " --- |" * 9)
+    for scenario in [options.scenario] if options.scenario else SCENARIOS:
+        for nodes in [1] if scenario == "alone" else options.nodes:
             began = time.process_time()
-            outcome = world.run()
-            seconds = time.process_time() - began
-            print(
-                f"{scenario:<10}{nodes:>6}{world.layout.size_bytes // MIB:>8}{outcome.bound_seconds:>9.2f}"
-                f"{outcome.ratio:>8.3f}{100 * outcome.wasted_share:>10.2f}{seconds:>8.1f}",
-                flush=True,
-            )
+            row = (spread if scenario in ("relays", "crowd", "free") else push)(scenario, nodes)
+            print(shown(row, time.process_time() - began), flush=True)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ class Holdings(Protocol):
 
         Raises:
             ChunkMissing: it is not held any more.
+            StorageUnavailable: it is held, and cannot be read now.
         """
         ...
 
@@ -343,7 +344,7 @@ class Engine:
         (self._own_at if own else self._helped_at)[session.number] = self.now()
         self.uplink.sent(session.number, wanted, size_bytes if held is not None else 0, self.now())
         if size_bytes and held is not None:
-            self.seeding.sent(wanted.tag, wanted.chunk, size_bytes, held.layout)
+            self.seeding.sent(session.number, wanted.tag, wanted.chunk, size_bytes, held.layout)
         self._wake.set()
 
     async def leave(self, tag: Tag, size_bytes: int) -> None:

@@ -18,7 +18,7 @@ what it was told of waits for us, and our line idles; libtorrent's takes 1.43 to
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from protocol.bitmap import Bitmap
@@ -30,6 +30,8 @@ from runtime.seam import Random
 AHEAD = 2
 # A receiver that asks for something else after so long does not want what it was suggested.
 PATIENCE_SECONDS = 1.0
+# So many receivers get first copies at a time: a chunk is of use to others only when it is whole.
+RECEIVERS_AT_ONCE = 8
 # By so many blocks that left for the first time we judge who gets which share of our line.
 _SHARE_BLOCKS = 128
 # A receiver has twice the time it should take; shares change.
@@ -63,23 +65,26 @@ class _Spread:
         if owner is not None:
             self.receivers[owner].suggested.pop(chunk, None)
 
-    def is_storages_turn(self, link: int, free: int) -> bool:
-        """Whether the ``free`` chunks that nobody has asked for are storage's, and not for ``link`` to begin.
+    def is_anothers_turn(self, link: int, free: int) -> bool:
+        """Whether one of the ``free`` chunks that nobody has asked for is not for ``link`` to begin: enough others are
+        getting first copies, or it is storage's.
 
-        The last chunks are: as many as the others are getting, or have in reserve. Then storage is still fetching first
-        ones when the others are done with theirs. And so is what a receiver would, at its share of what leaves, still
-        be getting when all others are done.
+        The last chunks are storage's: as many as the others are getting, or have in reserve. Then storage is still
+        fetching first ones when the others are done with theirs. And so is what a receiver would, at its share of what
+        leaves, still be getting when all others are done.
         """
+        owned = Counter(self.owners.values())
+        if link not in owned and len(owned) >= RECEIVERS_AT_ONCE:
+            return True
         if not any(receiver.storage for receiver in self.receivers.values()):
             return False
-        if free <= len(self.receivers) * (AHEAD + 1):
+        if free <= min(len(self.receivers), RECEIVERS_AT_ONCE) * (AHEAD + 1):
             return True
         total_bytes = sum(size for _, size in self.recent)
         if not total_bytes:
             return False
         share = sum(size for other, size in self.recent if other == link) / total_bytes
-        owned = sum(1 for owner in self.owners.values() if owner == link)
-        return bool(share) and (free + len(self.owners)) * share < _LATE * owned
+        return bool(share) and (free + len(self.owners)) * share < _LATE * owned[link]
 
 
 class Seeding:
@@ -125,18 +130,18 @@ class Seeding:
             if spread.receivers[owner].storage:
                 return True
             spread.disown(chunk)
-        elif not receiver.urgent and spread.is_storages_turn(link, tag.chunks - len(spread.left) - len(spread.owners)):
+        elif not receiver.urgent and spread.is_anothers_turn(link, tag.chunks - len(spread.left) - len(spread.owners)):
             return True
         spread.owners[chunk] = link
         return False
 
-    def sent(self, tag: Tag, chunk: int, size_bytes: int, layout: Layout) -> None:
-        """So many bytes of ``chunk`` have left us."""
+    def sent(self, link: int, tag: Tag, chunk: int, size_bytes: int, layout: Layout) -> None:
+        """So many bytes of ``chunk`` have left us over ``link``. What others than its owner got of it does not count: a
+        chunk has left when somebody has the whole."""
         spread = self._tags.get(tag)
-        if spread is None or chunk in spread.left:
+        if spread is None or spread.owners.get(chunk) != link:
             return
-        if chunk in spread.owners:
-            spread.recent.append((spread.owners[chunk], size_bytes))
+        spread.recent.append((link, size_bytes))
         spread.sent_bytes[chunk] = spread.sent_bytes.get(chunk, 0) + size_bytes
         if spread.sent_bytes[chunk] >= layout.bytes_of(chunk):
             spread.left.add(chunk)
@@ -155,7 +160,7 @@ class Seeding:
         free = held - spread.left - Bitmap.of(tag.chunks, spread.owners)
         found: list[int] = []
         while free and len(receiver.suggested) < AHEAD:
-            if not receiver.storage and spread.is_storages_turn(link, len(free)):
+            if not receiver.storage and spread.is_anothers_turn(link, len(free)):
                 break
             chunk = free.first_from(self._rng.randrange(tag.chunks))
             assert chunk is not None

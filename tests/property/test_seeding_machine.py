@@ -37,9 +37,13 @@ class SeedingMachine(RuleBasedStateMachine):
         can_wait = self.seeding.asked(link, TAG, chunk, self.now)
         assert not (can_wait and link == 1), "storage never waits"
 
-    @rule(chunk=CHUNK, quarters=st.integers(1, 4))
-    def send(self, chunk: int, quarters: int) -> None:
-        self.seeding.sent(TAG, chunk, quarters * MIB // 4, LAYOUT)
+    @rule(link=LINKS, chunk=CHUNK, quarters=st.integers(1, 4))
+    def send(self, link: int, chunk: int, quarters: int) -> None:
+        spread = self.seeding._tags.get(TAG)
+        counts = spread is not None and spread.owners.get(chunk) == link
+        left = spread is not None and chunk in spread.left
+        self.seeding.sent(link, TAG, chunk, quarters * MIB // 4, LAYOUT)
+        assert counts or spread is None or (chunk in spread.left) == left, "only its owner can make a chunk leave"
 
     @rule(link=LINKS, held=st.sets(CHUNK))
     def suggest(self, link: int, held: set[int]) -> None:

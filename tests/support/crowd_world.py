@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exchange.assembly import Assembly
-from exchange.picker import Pick, Picker, Withdrawal
+from exchange.book import Withdrawal
+from exchange.picker import Pick, Picker
 from exchange.seeding import Seeding
 from exchange.uplink import Purpose, Uplink, Wanted
 from protocol.bitmap import Bitmap
@@ -195,7 +196,7 @@ class _Node:
             self.sent_to_peers_bytes += wanted.length
         self.uplink.sent(number, self.world.now)
         self.uplink.flowed(wanted.length, self.world.now)
-        self.seeding.sent(self.world.tag, wanted.chunk, wanted.length, self.world.layout)
+        self.seeding.sent(number, self.world.tag, wanted.chunk, wanted.length, self.world.layout)
         self.world.after(link.latency_seconds, link.receiver.block, link, wanted)
         self.pump_uplink()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from exchange.flow import Flow
-from exchange.seeding import AHEAD, PATIENCE_SECONDS, Seeding
+from exchange.seeding import AHEAD, PATIENCE_SECONDS, RECEIVERS_AT_ONCE, Seeding
 from exchange.uplink import FIRST_SECONDS, Purpose, Uplink, Wanted
 from protocol.bitmap import Bitmap
 from protocol.ids import Tag
@@ -53,7 +53,7 @@ def test_what_another_one_is_getting_or_had_can_wait() -> None:
     seeding = seeding_for(2)
     assert not seeding.asked(1, TAG, 5, 0.0)
     assert seeding.asked(2, TAG, 5, 0.0)
-    seeding.sent(TAG, 5, MIB, LAYOUT)
+    seeding.sent(1, TAG, 5, MIB, LAYOUT)
     assert seeding.asked(2, TAG, 5, 0.0)
 
 
@@ -107,7 +107,7 @@ def test_a_suggestion_that_is_not_followed_goes_to_another_one() -> None:
 def test_who_leaves_within_a_chunk_leaves_it_to_others() -> None:
     seeding = seeding_for(3)
     seeding.asked(1, TAG, 5, 0.0)
-    seeding.sent(TAG, 5, MIB // 2, LAYOUT)
+    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT)
     seeding.drop(1)
     assert not seeding.asked(2, TAG, 5, 0.0)
 
@@ -238,10 +238,35 @@ def test_who_gets_little_of_the_line_is_given_no_chunk_that_it_would_get_last() 
     while quick < 24:
         for chunk in seeding.suggestions(2, tag, held, 0.0):
             seeding.asked(2, tag, chunk, 0.0)
-            seeding.sent(tag, chunk, MIB, layout)
+            seeding.sent(2, tag, chunk, MIB, layout)
             quick += 1
-        seeding.sent(tag, slow, 16 * KIB, layout)
+        seeding.sent(1, tag, slow, 16 * KIB, layout)
     assert len(held) - quick > 3 * (AHEAD + 1), "they are not the last ones"
     assert seeding.suggestions(2, tag, held, 0.0)
     assert not seeding.suggestions(1, tag, held, 0.0)
     assert seeding.suggestions(3, tag, held, 0.0)
+
+
+def test_what_two_got_in_part_has_not_left() -> None:
+    seeding = seeding_for(2)
+    assert not seeding.asked(1, TAG, 5, 0.0)
+    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT)
+    assert seeding.asked(2, TAG, 5, 0.0)
+    seeding.sent(2, TAG, 5, MIB // 2, LAYOUT)
+    assert not seeding.asked(1, TAG, 5, 0.0), "nobody has the whole chunk: its owner goes first"
+    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT)
+    assert seeding.asked(1, TAG, 5, 0.0)
+
+
+def test_of_a_large_crowd_only_a_few_get_first_copies_at_a_time() -> None:
+    tag = Tag(b"l" * 32, 200)
+    seeding = Seeding(random.Random(1))
+    for link in range(1, 51):
+        seeding.join(link, tag, storage=link == 50)
+    held = Bitmap.full(200)
+    suggested = [link for link in range(1, 51) if seeding.suggestions(link, tag, held, 0.0)]
+    assert suggested == [*range(1, RECEIVERS_AT_ONCE + 1), 50], "storage is one of them always"
+    assert seeding.asked(20, tag, 199, 0.0)
+    for link in range(1, 9):
+        seeding.leave(link, tag)
+    assert seeding.suggestions(20, tag, held, 0.0), "somebody else's turn has come"
