@@ -10,11 +10,12 @@
 #   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
 #   make bench   measures one link of this machine beside others (bench/install-rivals); ROWS="get put" only these
 #   make bench-s3       1 GiB into a real S3 server on this machine, beside rclone (Debian's package)
+#   make bench-tracker  what one tracker carries on one core, beside a bare echo and opentracker (Debian's package)
 #   make bench-crowd    many uplinks, one upload, on shaped lines beside libtorrent; needs root (docs/benchmarks.md)
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak docs newcomer fuzz lock audit sbom sim bench bench-crowd bench-s3 vectors man venv
+.PHONY: demo test check soak docs newcomer fuzz lock audit sbom sim bench bench-crowd bench-s3 bench-tracker vectors man venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -75,6 +76,10 @@ bench-crowd: venv
 
 bench-s3: venv
 	.venv/bin/python -m bench.s3_upload
+
+bench-tracker: venv
+	PYTHONPATH=tests:. .venv/bin/python -m bench.tracker_load $(ROWS)
+	PYTHONPATH=tests:. .venv/bin/python -m bench.tracker_rebuild
 
 # The byte vectors are the law once they are checked in: read the difference before you commit it.
 vectors: venv

@@ -31,8 +31,8 @@ READERS_MAX = 1000
 CHANNELS_MAX = 100
 # What a browser waits before it comes back.
 RETRY_MILLISECONDS = 2000
-# Many readers are told one after the other within so long. All at once, they kept heartbeats waiting while they were
-# sent to: 200 of them for 30 ms.
+# Many readers are told one after the other within so long. All at once, they would keep heartbeats waiting while they
+# are sent to.
 SPREAD_SECONDS = 0.5
 SPREAD_READERS_MIN = 8
 _GOLDEN = 0.618034  # multiples of it, modulo 1, are spread evenly however many there are
