@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 from simulation.replay import SeedFailed, commit, live_through, show
+from simulation.schedule import draw
 
 # A world takes a tenth of a second. One that takes this long spins.
 BUSY_SECONDS_MAX = 60.0
@@ -20,10 +23,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one's seed")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="print what happened in it")
+    parser.add_argument("--nodes", type=int, help="only worlds of so many nodes, the tracker among them: 4, 5, 6 or 9")
     chosen = parser.parse_args(words)
+    if chosen.nodes not in (None, 4, 5, 6, 9):
+        parser.error("there are worlds of 4, 5, 6 and 9 nodes")
     if chosen.seed is not None and chosen.trace:
         return show(chosen.seed)
-    seeds = [chosen.seed] if chosen.seed is not None else range(chosen.first, chosen.first + chosen.seeds)
+    seeds = [chosen.seed] if chosen.seed is not None else list(some_seeds(chosen.first, chosen.seeds, chosen.nodes))
     began, busy = time.monotonic(), time.process_time()
     failed: list[int] = []
     simulated = 0.0
@@ -46,6 +52,13 @@ def main(words: list[str]) -> int:
         f" ({simulated / max(busy, 0.001):.0f} a second)\n"
     )
     return 1 if failed else 0
+
+
+def some_seeds(first: int, count: int, nodes: int | None) -> Iterator[int]:
+    """Yield ``count`` seeds from ``first`` on, of worlds of ``nodes`` nodes only, if that is given."""
+    shapes = ((seed, draw(seed).shape) for seed in itertools.count(first))
+    fitting = (seed for seed, shape in shapes if nodes in (None, 1 + shape.storages + shape.daemons))
+    return itertools.islice(fitting, count)
 
 
 def _spins(_number: int, _frame: object) -> None:

@@ -50,7 +50,7 @@ async def chaos(world: World, schedule: Schedule) -> None:
         await world.heal()
         with trio.fail_after(SETTLE_SECONDS):
             await deeds.let_go()
-            while deeds.unfinished or faults.unfinished:
+            while deeds.unfinished or faults.unfinished or not world.all_up():
                 await trio.sleep(0.5)
         await world.settled(SETTLE_SECONDS)
         with trio.move_on_after(REST_SECONDS_MAX):

@@ -25,6 +25,7 @@ from simulation.network import SimStream
 from simulation.platters import Platters
 from simulation.promises import Promise, Violation
 
+from exchange.buffers import BufferPool
 from exchange.engine import RECEIVING_BYTES_MAX, SENDING_BYTES_MAX
 from exchange.strikes import STRIKE_SECONDS, STRIKES_MAX
 from exchange.swarm import Swarm
@@ -61,7 +62,7 @@ class Checks(Platters):
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """See every message and every block that is sent while the block lasts."""
-        post, send_block, wrong = Link.post, Link.send_block, Swarm._wrong
+        post, send_block, wrong, take = Link.post, Link.send_block, Swarm._wrong, BufferPool.take
         checks = self
 
         def watched(link: Link, message: m.Message) -> None:
@@ -81,12 +82,21 @@ class Checks(Platters):
                 times.append(checks._world.timeline.now)
             wrong(swarm, chunk)
 
+        async def watched_take(pool: BufferPool, size_bytes: int) -> memoryview:
+            buffer = await take(pool, size_bytes)
+            # A single buffer may be larger than all of a small pool.
+            if pool.out_bytes > max(pool._bytes_max, len(buffer.obj)):
+                checks.fail(Promise.MEMORY_IS_BOUNDED, f"{pool.out_bytes} bytes of buffers are out")
+            return buffer
+
+        BufferPool.take = watched_take  # type: ignore[method-assign]
         Link.post, Link.send_block = watched, watched_block  # type: ignore[method-assign]
         Swarm._wrong = watched_wrong  # type: ignore[method-assign]
         try:
             yield
         finally:
             Link.post, Link.send_block = post, send_block  # type: ignore[method-assign]
+            BufferPool.take = take  # type: ignore[method-assign]
             Swarm._wrong = wrong  # type: ignore[method-assign]
 
     # --- what is said ---
@@ -278,7 +288,8 @@ class Checks(Platters):
             for keeper in keepers_of(index._holders_of(tag, now), index._open_jobs_of(tag, now)):
                 if keeper.node.node not in self.stored.get(tag, ()):
                     self.fail(Promise.TRACKER_IS_RIGHT, f"the tracker says that {tag} is stored, and nobody said so")
-        for (tag, _), job in tracker.index._jobs.items():
+        for _, job in tracker.index._ended:
+            tag = job.update.tag
             if job.update.state is m.JobState.STORED and tag not in self.stored:
                 self.fail(
                     Promise.TRACKER_IS_RIGHT, f"the tracker says that the job of {tag} is stored, and nobody said so"

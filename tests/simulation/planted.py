@@ -7,6 +7,7 @@ one world and raises when something is wrong there. What each costs, in seeds, i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,31 +18,36 @@ import apsw
 from simulation import stories
 from simulation.chaos import run_chaos
 from simulation.disk import SimDisk
+from simulation.promises import Promise
 from simulation.schedule import CHAOS_SECONDS, Deed, Fault, Schedule
 from simulation.world import Shape
 
 import daemon.orders
 import daemon.puts
+import exchange.buffers
+import exchange.engine
 import exchange.picker
 import exchange.spool
 import exchange.strikes
 import runtime.database
 import runtime.identity
 import runtime.inventory
+import runtime.link
 import runtime.links
 import runtime.tls
 import storage.backends.directory
 import storage.durability
 import storage.intake
 import storage.possession
-import storage.recovery
 import storage.reports
 import tracker.index.memory
 from protocol.errors import NotTrusted
 from protocol.ids import NodeId, Role
+from protocol.limits import BLOCK_BYTES
+from protocol.messages import JobState
 from storage.jobs import Job
 from storage.ledger.base import KeptJob
-from storage.ledger.sqlite import SqliteLedger
+from storage.ledger.sql import SqlLedger
 
 Patch = Callable[[], contextlib.AbstractContextManager[None]]
 Hunt = Callable[[int], object]
@@ -49,11 +55,12 @@ Hunt = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Planted:
-    """One bug. ``seeds_max``: in so many worlds it must have been found."""
+    """One bug. ``breaks``: what it must be found by; ``seeds_max``: in so many worlds."""
 
     name: str
     patch: Patch
     hunt: Hunt
+    breaks: Promise
     seeds_max: int = 200
 
 
@@ -112,6 +119,16 @@ LEAVING = told(stories.uploader_leaves, Shape(4, 1))
 REVOKED = told(stories.revoked_amid, Shape(3, 1))
 RESTARTS = told(stories.memory_after_restarts, Shape(2, 1))
 IMPOSTOR = told(stories.impostor_answers, Shape(2, 1))
+SWAPPED = told(stories.addresses_swapped, Shape(2, 2))
+SILENCE = told(stories.silence_amid, Shape(1, 1))
+LATE_ORDERS = told(stories.orders_that_come_too_late, Shape(3, 1))
+
+
+def little_memory(seed: int) -> object:
+    """Six puts at once to a storage node that may hold no more than one block in memory."""
+    schedule = Schedule(Shape(6, 1), (), tuple(Deed(1.0, "put", number, number) for number in range(6)), (1e6,))
+    with patched(exchange.engine, "RECEIVING_BYTES_MAX", BLOCK_BYTES):
+        return run_chaos(seed, schedule)
 
 
 # --- durability ---
@@ -182,13 +199,15 @@ def stored_before_the_object_is_in_place() -> Iterator[None]:
 
 @contextlib.contextmanager
 def resume_forgets_durable_chunks() -> Iterator[None]:
-    jobs = SqliteLedger.jobs
+    jobs = SqlLedger.jobs
 
     async def forgetful(self: Any) -> list[KeptJob]:
         kept = await jobs(self)
-        return [KeptJob(storage.recovery._emptied(one.job), one.moved_at) for one in kept]
+        return [
+            KeptJob(Job(one.job.manifest, state=one.job.state, claims=one.job.claims), one.moved_at) for one in kept
+        ]
 
-    with patched(SqliteLedger, "jobs", forgetful):
+    with patched(SqlLedger, "jobs", forgetful):
         yield
 
 
@@ -397,27 +416,88 @@ def acknowledged_chunks_off_by_one() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def whoever_answers_is_whom_we_want() -> Iterator[None]:
+    """The certificate is judged, and taken for the one of the node that was dialled."""
+    links = runtime.links.Links
+    meet = links._meet
+
+    async def meet_anybody(self: Any, text: str, expected: runtime.tls.Expected) -> Any:
+        stream, peer = await meet(self, text, expected)
+        return stream, runtime.identity.Peer(expected.node or peer.node, peer.role, peer.swarm)
+
+    with patched(links, "_meet", meet_anybody), patched(runtime.tls.Expected, "check", lambda self, peer: None):
+        yield
+
+
+def silence_not_noticed() -> contextlib.AbstractContextManager[None]:
+    async def watch_nothing(_self: Any) -> None:
+        return
+
+    return patched(runtime.link.Link, "_watch_silence", watch_nothing)
+
+
+def orders_kept_for_ever() -> contextlib.AbstractContextManager[None]:
+    return patched(daemon.orders.Orders, "_next_target", lambda self: None)
+
+
+def buffers_without_bound() -> contextlib.AbstractContextManager[None]:
+    return patched(exchange.buffers.BufferPool, "_has_room", lambda self, capacity: True)
+
+
+@contextlib.contextmanager
+def tracker_calls_stored_what_has_begun() -> Iterator[None]:
+    index = tracker.index.memory.MemoryIndex
+    job = index.job
+
+    async def hopeful(self: Any, storage: NodeId, update: Any, now: float) -> bool:
+        if update.chunks_stored:
+            update = dataclasses.replace(update, state=JobState.STORED)
+        return await job(self, storage, update, now)
+
+    with patched(index, "job", hopeful):
+        yield
+
+
 ALL = (
-    Planted("acknowledge before fsync", acknowledge_before_fsync, storage_dies),
-    Planted("no fsync of the spool folder", no_fsync_of_the_spool_folder, storage_dies),
-    Planted("no fsync of the objects folder", no_fsync_of_the_objects_folder, storage_dies),
-    Planted("ledger with synchronous=NORMAL", ledger_with_synchronous_normal, storage_dies),
-    Planted("stored said before the object is in place", stored_before_the_object_is_in_place, storage_dies),
-    Planted("resume forgets durable chunks", resume_forgets_durable_chunks, storage_dies),
-    Planted("ledger told of one chunk less", acknowledged_chunks_off_by_one, storage_dies),
-    Planted("get put into place without fsync", get_placed_without_fsync, PLAIN),
-    Planted("puts forgotten at a restart", puts_forgotten_at_a_restart, LEAVING),
-    Planted("no final verification", no_final_verification, spools_rot),
-    Planted("wrong digests accepted", wrong_digests_accepted, LIARS),
-    Planted("commit with a missing chunk", commit_with_a_missing_chunk, PLAIN),
-    Planted("possession proven by anything", possession_proven_by_anything, THIEF),
-    Planted("strikes forgotten", strikes_forgotten, LIARS),
-    Planted("revocation ignored", revocation_ignored, REVOKED),
-    Planted("whoever answers is trusted", whoever_answers_is_trusted, IMPOSTOR),
-    Planted("blocks assigned twice", blocks_assigned_twice, PLAIN),
-    Planted("Stored never told", stored_never_told, PLAIN),
-    Planted("stale index after a restart", stale_index_after_a_restart, RESTARTS),
-    Planted("inventory changes off by one", inventory_changes_off_by_one, RESTARTS),
-    Planted("drops not told", drops_not_told, RESTARTS),
-    Planted("orders lost", orders_lost, LEAVING),
+    Planted("acknowledge before fsync", acknowledge_before_fsync, storage_dies, Promise.ACKNOWLEDGED_IS_DURABLE),
+    Planted(
+        "no fsync of the spool folder", no_fsync_of_the_spool_folder, storage_dies, Promise.ACKNOWLEDGED_IS_DURABLE
+    ),
+    Planted("no fsync of the objects folder", no_fsync_of_the_objects_folder, storage_dies, Promise.STORED_IS_READABLE),
+    Planted(
+        "ledger with synchronous=NORMAL", ledger_with_synchronous_normal, storage_dies, Promise.ACKNOWLEDGED_IS_DURABLE
+    ),
+    Planted(
+        "stored said before the object is in place",
+        stored_before_the_object_is_in_place,
+        storage_dies,
+        Promise.STORED_IS_READABLE,
+    ),
+    Planted(
+        "resume forgets durable chunks", resume_forgets_durable_chunks, storage_dies, Promise.ACKNOWLEDGED_IS_DURABLE
+    ),
+    Planted(
+        "ledger told of one chunk less", acknowledged_chunks_off_by_one, storage_dies, Promise.ACKNOWLEDGED_IS_DURABLE
+    ),
+    Planted("get put into place without fsync", get_placed_without_fsync, PLAIN, Promise.GOT_IS_RIGHT),
+    Planted("puts forgotten at a restart", puts_forgotten_at_a_restart, LEAVING, Promise.ALL_ENDS),
+    Planted("no final verification", no_final_verification, spools_rot, Promise.VERIFIED_ONLY),
+    Planted("wrong digests accepted", wrong_digests_accepted, LIARS, Promise.ACKNOWLEDGED_IS_DURABLE),
+    Planted("commit with a missing chunk", commit_with_a_missing_chunk, PLAIN, Promise.STORED_IS_READABLE),
+    Planted("possession proven by anything", possession_proven_by_anything, THIEF, Promise.HAVING_IS_PROVEN),
+    Planted("strikes forgotten", strikes_forgotten, LIARS, Promise.STRUCK_IS_NOT_ASKED),
+    Planted("revocation ignored", revocation_ignored, REVOKED, Promise.REVOKED_IS_SHUT_OUT),
+    Planted("whoever answers is trusted", whoever_answers_is_trusted, IMPOSTOR, Promise.STRANGERS_HEAR_NOTHING),
+    Planted("blocks assigned twice", blocks_assigned_twice, PLAIN, Promise.NOTHING_COMES_TWICE),
+    Planted("Stored never told", stored_never_told, PLAIN, Promise.ALL_IS_TOLD),
+    Planted("stale index after a restart", stale_index_after_a_restart, RESTARTS, Promise.REST_IS_THE_MODEL),
+    Planted("inventory changes off by one", inventory_changes_off_by_one, RESTARTS, Promise.REST_IS_THE_MODEL),
+    Planted("drops not told", drops_not_told, RESTARTS, Promise.REST_IS_THE_MODEL),
+    Planted("orders lost", orders_lost, LEAVING, Promise.ALL_ENDS),
+    Planted("whoever answers is whom we want", whoever_answers_is_whom_we_want, SWAPPED, Promise.RIGHT_NODE_ONLY),
+    Planted("silence not noticed", silence_not_noticed, SILENCE, Promise.REQUESTS_END),
+    Planted("orders kept for ever", orders_kept_for_ever, LATE_ORDERS, Promise.ORDERS_END),
+    Planted("buffers without bound", buffers_without_bound, little_memory, Promise.MEMORY_IS_BOUNDED),
+    Planted("stored what has begun", tracker_calls_stored_what_has_begun, PLAIN, Promise.TRACKER_IS_RIGHT),
 )

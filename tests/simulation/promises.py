@@ -21,6 +21,8 @@ class Promise(StrEnum):
     REQUESTS_END = "no request is outstanding beyond its deadline"
     MEMORY_IS_BOUNDED = "what one link can make us keep is bounded"
     TRACKER_IS_RIGHT = "the tracker calls stored what is"
+    NOTHING_COMES_TWICE = "what one sends is not asked of another as well"
+    ALL_IS_TOLD = "who uploads hears of every chunk that is durable"
     ALL_ENDS = "when all is healed, everything that was begun ends"
     REST_IS_THE_MODEL = "at rest everybody holds, and the tracker lists, what the model says"
 

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from simulation.chaos import SETTLE_SECONDS, watch
+from simulation.chaos import REST_SECONDS_MAX, SETTLE_SECONDS, watch
 from simulation.hosts import USER, Down, SimHost
 from simulation.impostor import Impostor, strangers_credentials
+from simulation.promises import Promise, Violation
 from simulation.world import MIB, Run, Shape, Story, World, simulate
 
 from protocol.errors import UpswarmError
 from protocol.ids import Tag
+from protocol.limits import ORDER_SECONDS_MAX
 from protocol.manifest import Manifest
 from runtime.identity import Credentials
+
+WASTED_SHARE_MAX = 0.02
 
 
 def tell(story: Story, shape: Shape | None = None, *, seed: int = 0, trace: list[str] | None = None) -> Run:
@@ -37,17 +41,20 @@ async def watched(world: World, *, settle_seconds: float = SETTLE_SECONDS) -> As
         yield beside
         await world.heal()
         await world.settled(settle_seconds)
-        await until(world.checks.index_is_right, 45, between_seconds=1)
+        with trio.move_on_after(REST_SECONDS_MAX):
+            while not world.checks.index_is_right():
+                await trio.sleep(1)
         beside.cancel_scope.cancel()
 
 
 async def until(condition: Callable[[], Any], seconds: float, *, between_seconds: float = 0.05) -> None:
-    """Wait until ``condition`` holds. Raises ``AssertionError`` when that takes longer."""
+    """Wait until ``condition`` holds. Raises ``Violation`` when that takes longer."""
     with trio.move_on_after(seconds):
         while not condition():
             await trio.sleep(between_seconds)
         return
-    raise AssertionError(f"after {seconds:.0f} s still not: {getattr(condition, '__doc__', None) or condition}")
+    what = getattr(condition, "__doc__", None) or getattr(condition, "__qualname__", condition)
+    raise Violation(Promise.ALL_ENDS, f"after {seconds:.0f} s still not: {what}")
 
 
 def durable_share(world: World, tag: Tag) -> float:
@@ -121,9 +128,12 @@ async def plain_put(world: World) -> None:
         everything = set(range(manifest.layout.chunks))
         for storage in world.storages():
             if manifest.tag in storage.program.shelf.stored:
-                assert world.checks.acknowledged.get((storage.node, manifest.tag)) == everything, "not all was told"
+                told = world.checks.acknowledged.get((storage.node, manifest.tag))
+                if told != everything:
+                    world.checks.fail(Promise.ALL_IS_TOLD, f"of {sorted(everything)} only {told}")
                 wasted = storage.program.engine.statistics().wasted_bytes
-                assert wasted <= manifest.layout.size_bytes * 0.02, f"{wasted} bytes came twice"
+                if wasted > manifest.layout.size_bytes * WASTED_SHARE_MAX:
+                    world.checks.fail(Promise.NOTHING_COMES_TWICE, f"{wasted} bytes came twice")
         got = await third.call("get", what=str(manifest.tag), output="/u/copy.bin")
         world.checks.got(third, manifest.tag, got["path"])
 
@@ -210,6 +220,50 @@ async def memory_after_restarts(world: World) -> None:
         await trio.sleep(6)
         await one.call("unshare", what=str(USER / "mine.bin"))
         await trio.sleep(6)
+
+
+async def addresses_swapped(world: World) -> None:
+    """While the tracker is away, two storage nodes come up with each other's address; all find theirs again."""
+    async with watched(world, settle_seconds=120):
+        set_uplinks(world, 2e5)
+        uploader, *_ = world.daemons()
+        one, other = world.storages()
+        manifest = await begin_put(world, uploader, 8 * MIB, 9)
+        await until(lambda: durable_share(world, manifest.tag) >= 0.3, 60)
+        for host in (world.tracker, one, other):
+            await host.stop()
+        # The router gave each the other's lease. The sealed platters move with their names and keys.
+        one.port, other.port = other.port, one.port
+        for storage in (one, other):
+            await world.start(storage)
+        await trio.sleep(15)
+        await world.start(world.tracker)
+        await until(stored(world, manifest.tag), 120)
+
+
+async def silence_amid(world: World) -> None:
+    """Uploader and storage node cannot hear each other for two minutes, and nobody tells them."""
+    async with watched(world):
+        set_uplinks(world, 2e5)
+        uploader, *_ = world.daemons()
+        (storage,) = world.storages()
+        manifest = await begin_put(world, uploader, 8 * MIB, 10)
+        await until(lambda: durable_share(world, manifest.tag) >= 0.3, 60)
+        world.network.partition(uploader.port.address, storage.port.address)
+        await trio.sleep(120)
+        world.network.join(uploader.port.address, storage.port.address)
+        await until(stored(world, manifest.tag), 120)
+
+
+async def orders_that_come_too_late(world: World) -> None:
+    """Helpers are ordered to help with what is stored before they could."""
+    async with watched(world):
+        set_uplinks(world, 2e6)
+        uploader, *helpers = world.daemons()
+        for helper in helpers:
+            await share(world, helper, "same.bin", 8 * MIB, 11)
+        await begin_put(world, uploader, 8 * MIB, 11)
+        await trio.sleep(ORDER_SECONDS_MAX + 30)
 
 
 async def impostor_answers(world: World) -> None:

@@ -193,22 +193,41 @@ def test_power_cut_of_storage_leaves_no_uploader_waiting_on_a_dead_connection() 
 
 
 def test_storage_nodes_that_swap_their_addresses_are_found_again() -> None:
+    tell(stories.addresses_swapped, Shape(2, 2))
+
+
+def test_upload_goes_on_after_two_minutes_of_silence() -> None:
+    tell(stories.silence_amid, Shape(1, 1))
+
+
+def test_swarm_that_falls_into_two_camps_comes_together_again() -> None:
+    """Two trackers' worth of partitions: first the tracker's half cannot see the storage node's, then the other way."""
+
     async def story(world: World) -> None:
         async with watched(world, settle_seconds=120):
-            set_uplinks(world, 2e5)
-            uploader, *_ = world.daemons()
-            one, other = world.storages()
-            manifest = await begin_put(world, uploader, 8 * MIB, 9)
-            await until(lambda: durable_share(world, manifest.tag) >= 0.3, 60)
-            for storage in (one, other):
-                await storage.stop()
-            # The router gave each the other's lease. The sealed platters move with their names and keys.
-            one.port, other.port = other.port, one.port
-            for storage in (one, other):
-                await world.start(storage)
+            set_uplinks(world, 1e5)
+            uploader, helper, *others = world.daemons()
+            (storage,) = world.storages()
+            for host in (helper, *others):
+                await share(world, host, "same.bin", 16 * MIB, 12)
+            manifest = await begin_put(world, uploader, 16 * MIB, 12)
+            await until(lambda: durable_share(world, manifest.tag) >= 0.1, 60)
+            for camp in ((world.tracker, uploader, others[0]), (world.tracker, storage, helper)):
+                rest = [host for host in world.hosts.values() if host not in camp]
+                before = durable_share(world, manifest.tag)
+                for one in camp:
+                    for other in rest:
+                        world.network.partition(one.port.address, other.port.address)
+                await trio.sleep(30)
+                # Whoever is on the storage node's side of the split goes on without all others.
+                assert durable_share(world, manifest.tag) > before
+                for one in camp:
+                    for other in rest:
+                        world.network.join(one.port.address, other.port.address)
+                await trio.sleep(5)
             await until(stored(world, manifest.tag), 120)
 
-    tell(story, Shape(2, 2))
+    tell(story, Shape(5, 1))
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -197,6 +197,10 @@ class World:
             return
         self.checks.fail(Promise.ALL_ENDS, f"not settled after {seconds:.0f} s: {self.checks.unsettled()}")
 
+    def all_up(self) -> bool:
+        """Whether everybody who belongs to the swarm runs. One that was just ending needs a moment."""
+        return all(host.program is not None for host in self.hosts.values() if host.joined)
+
     async def heal(self) -> None:
         """No more faults: everything runs, everything is connected."""
         self.note("heal")
