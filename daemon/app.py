@@ -52,6 +52,7 @@ from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
 from runtime.links import Links, shorten
 from runtime.logs import setup_logs
+from runtime.memory import nothing_is_garbage
 from runtime.observing import observe
 from runtime.places import folder_trouble
 from runtime.real import real_runtime
@@ -196,6 +197,7 @@ class Daemon:
                 await parts.start(self.puts.run)
                 await parts.start(self.gets.run)
                 parts.start_soon(self.reading.run, name="reading")
+                parts.start_soon(self.library.look, name="look at files")
                 parts.start_soon(self.direct.run, name="direct parts")
                 parts.start_soon(self.watching.run, name="watched folders")
                 if self._tell_hooks is not None:
@@ -413,21 +415,23 @@ async def opened(
     try:
         database = await open_records(runtime, config.places.state)
         try:
-            library = await Library.open(runtime, database)
             settings = await SettingsKeeper.load(database, config)
-            yield Daemon(
-                config,
-                runtime,
-                keyring,
-                database,
-                library,
-                settings,
-                discovery,
-                find_own_networks,
-                observe=observe,
-                tell=tell,
-                open_web=open_web,
-            )
+            with nothing_is_garbage():
+                library = await Library.open(runtime, database)
+                daemon = Daemon(
+                    config,
+                    runtime,
+                    keyring,
+                    database,
+                    library,
+                    settings,
+                    discovery,
+                    find_own_networks,
+                    observe=observe,
+                    tell=tell,
+                    open_web=open_web,
+                )
+            yield daemon
         finally:
             with trio.CancelScope(shield=True):
                 await database.aclose()

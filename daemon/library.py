@@ -77,22 +77,24 @@ class Library:
 
     @classmethod
     async def open(cls, runtime: Runtime, database: Database) -> Library:
-        """Read what we hold, and look at every file: those that changed while we were away are dropped."""
+        """Read what we hold. Whether it is still so, ``look`` finds out; until then a read does."""
         library = cls(runtime, database)
         await database.transaction(filerows.delete_spare_manifests)
-        known = await database.read(filerows.read_files)
-        gone: list[Path] = []
+        for file in await database.read(filerows.read_files):
+            library._enter(file)
+        return library
+
+    async def look(self) -> None:
+        """Look at every file once: those that changed while we were away are dropped, and whoever heard of them is
+        told. Beside everything else, because nobody should wait for a hundred thousand looks."""
+        known = list(self._files.values())
         for start in range(0, len(known), STATUS_BATCH):
             batch = known[start : start + STATUS_BATCH]
-            for file, same in zip(batch, await runtime.run_sync(library._unchanged, batch), strict=True):
-                if same:
-                    library._enter(file)
-                else:
-                    gone.append(file.path)
+            for file, same in zip(batch, await self._runtime.run_sync(self._unchanged, batch), strict=True):
+                # Not what was entered under this path in the meantime.
+                if not same and self._files.get(file.path) is file:
                     log.warning("file changed while the daemon was away; not offered", path=str(file.path))
-        if gone:
-            await library._delete(gone)
-        return library
+                    await self.drop(file.path)
 
     async def aclose(self) -> None:
         """Close open files; the database is its owner's."""

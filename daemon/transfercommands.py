@@ -172,8 +172,8 @@ class TransferCommands:
         return {"id": job.id, "state": job.state.value}
 
     async def limit(self, params: dict[str, Any], _notify: Notify) -> Any:
-        """{up?, down?, help?: bytes per second or "off"; timetable?: text; idle?: "on" or "off"} → what is set, and what
-        holds ``now``."""
+        """{up?, down?, help?: bytes per second or "off"; timetable?: text; idle?: "on" or "off"} → what is set, and
+        what holds ``now``."""
         only(params, "up", "down", "help", "timetable", "idle")
         changed: dict[str, float | str | None] = {
             key: read_rate(key, params[key]) for key in ("up", "down", "help") if key in params

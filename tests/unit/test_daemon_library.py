@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from daemon.hashing import hash_file
 from daemon.library import Library
@@ -82,12 +83,37 @@ async def test_a_file_that_changed_while_we_were_away_is_dropped(tmp_path: Path)
     (tmp_path / "changed").write_bytes(b"ONE")
     (tmp_path / "gone").unlink()
     async with opened(tmp_path) as library:
+        lost: list[Tag] = []
+        library.on_lost = lost.append
+        await library.look()
+        assert lost == [changed.tag, gone.tag]
         assert [file.path.name for file in library.files()] == ["kept"]
         assert library.holding(kept.tag) is not None
         assert library.holding(changed.tag) is None and library.holding(gone.tag) is None
         assert await library.remembered(tmp_path / "changed") is None
     async with opened(tmp_path) as library:
         assert await library.manifest(changed.tag) is None, "its manifest is of no use any more"
+
+
+async def test_a_file_that_is_put_while_we_look_is_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path) as library:
+        old = await put(library, tmp_path / "file", b"one")
+    (tmp_path / "file").write_bytes(b"another")
+    async with opened(tmp_path) as library:
+        async with trio.open_nursery() as looking:
+            looking.start_soon(library.look)
+            new = await put(library, tmp_path / "file", b"and another")
+        assert library.holding(new.tag) is not None and library.holding(old.tag) is None
+
+
+async def test_before_we_have_looked_a_changed_file_is_not_served(tmp_path: Path) -> None:
+    async with opened(tmp_path) as library:
+        changed = await put(library, tmp_path / "changed", b"one")
+    (tmp_path / "changed").write_bytes(b"ONE")
+    async with opened(tmp_path) as library:
+        with pytest.raises(ChunkMissing):
+            await read(library, changed.tag, length=3)
+        assert library.holding(changed.tag) is None
 
 
 async def test_a_changed_file_is_dropped_rather_than_served_wrong(tmp_path: Path) -> None:
