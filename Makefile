@@ -7,7 +7,8 @@
 #   make lock    pins what the image is built of; make audit: known holes in it; make sbom: what it is, as CycloneDX
 #   make docs    the site of docs/, into build/site; make newcomer does its tutorial from nothing, writes the transcript
 #   make fuzz    parsers against ten million inputs each; RUNS=n, TARGETS="frames link"
-#   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; SEED=k TRACE=1 shows one
+#   make sim     the simulated swarm: SEEDS=n worlds FROM=k on; NODES=9: only such; SEED=k TRACE=1 shows one
+#   make sim-crowd      uploads with 10, 100 and 500 simulated peers (docs/testing.md)
 #   make bench   measures one link of this machine beside others (bench/install-rivals); ROWS="get put" only these
 #   make bench-s3       1 GiB into a real S3 server on this machine, beside rclone (Debian's package)
 #   make bench-tracker  what one tracker carries on one core, beside a bare echo and opentracker (Debian's package)
@@ -15,7 +16,7 @@
 
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: demo test check soak docs newcomer fuzz lock audit sbom sim bench bench-crowd bench-s3 bench-tracker vectors man venv
+.PHONY: demo test check soak docs newcomer fuzz lock audit sbom sim sim-crowd bench bench-crowd bench-s3 bench-tracker vectors man venv
 
 demo: venv
 	.venv/bin/upswarm demo
@@ -65,7 +66,10 @@ fuzz: venv
 	.venv/bin/python -m fuzz.long --runs $(or $(RUNS),10000000) $(TARGETS)
 
 sim: venv
-	PYTHONPATH=tests:. .venv/bin/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200) --first $(or $(FROM),0)) $(if $(TRACE),--trace)
+	PYTHONPATH=tests:. .venv/bin/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200) --first $(or $(FROM),0)) $(if $(TRACE),--trace) $(if $(NODES),--nodes $(NODES))
+
+sim-crowd: venv
+	PYTHONPATH=tests:. .venv/bin/python -m simulation.crowd
 
 bench: venv
 	.venv/bin/python -m bench.run $(ROWS)
