@@ -25,7 +25,7 @@ RSS_MB_MAX = 1024
 INPUT_SECONDS_MAX = 900
 # Ours, and nothing that only costs time: what decides must be seen.
 _INSTRUMENTED = ["protocol", "runtime.config", "runtime.discovery", "runtime.identity", "runtime.terminal"]
-_INSTRUMENTED += ["storage.ranges", "storage.backends.s3answers", "storage.tusheaders", "tracker.page.guard"]
+_INSTRUMENTED += ["storage.ranges", "storage.backends.s3answers", "storage.tus.headers", "tracker.page.guard"]
 _INSTRUMENTED += ["daemon.naming", "daemon.parameters", "daemon.timetable", "runtime.sealed"]
 
 

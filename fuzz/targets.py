@@ -52,6 +52,7 @@ from runtime.terminal import escape_controls
 from storage.backends.s3answers import refusal
 from storage.config import StorageConfig
 from storage.ranges import RANGES_MAX, Unsatisfiable, wanted_spans
+from storage.tus import headers as tus_headers
 from tracker.authority import Authority, create_authority
 from tracker.config import TrackerConfig
 from tracker.page.guard import HostList
@@ -196,6 +197,31 @@ def http(data: bytes) -> None:
         assert 0 < len(spans) <= RANGES_MAX
         assert all(0 <= span.start < span.end <= size_bytes for span in spans)
         assert sum(span.end - span.start for span in spans) <= size_bytes
+
+
+def tus(data: bytes) -> None:
+    """Headers of an upload by tus: ``Flaw`` with a status and a sentence, or values within their limits."""
+    if not data:
+        return
+    text = data[1:].decode("latin-1")
+    try:
+        match data[0] % 6:
+            case 0:
+                assert 0 <= tus_headers.length_of(text, None) <= FILE_BYTES_MAX
+            case 1:
+                assert tus_headers.offset_of(text) >= 0
+            case 2:
+                metadata = tus_headers.metadata_of(text)
+                assert len(tus_headers.name_of(metadata).encode()) <= NAME_BYTES_MAX
+            case 3:
+                found = tus_headers.checksum_of(text)
+                assert found is not None and 16 <= len(found.digest) <= 64
+            case 4:
+                tus_headers.check_version(text)
+            case _:
+                tus_headers.check_body_type(text)
+    except tus_headers.Flaw as flaw:
+        assert 400 <= flaw.status < 500 and str(flaw)
 
 
 _CONFIGS: tuple[tuple[type, str], ...] = (
@@ -343,6 +369,7 @@ TARGETS: dict[str, Harness] = {
     "announcements": announcements,
     "object-store": object_store,
     "sealed": sealed,
+    "tus": tus,
 }
 
 

@@ -229,7 +229,10 @@ def _value(raw: object, hint: Any, name: str, *, is_text: bool) -> object:
         if isinstance(raw, Path):
             return raw.expanduser().absolute()
         if isinstance(raw, str) and raw and "\0" not in raw:
-            return Path(raw).expanduser().absolute()
+            try:
+                return Path(raw).expanduser().absolute()
+            except RuntimeError as error:  # pathlib's word for ~NAME of nobody
+                raise ValueError(f"{raw!r}: there is no such user's home") from error
         raise ValueError(f"{raw!r}: a path was expected")
     if hint is Secret:
         if not is_text:

@@ -96,6 +96,7 @@ def test_texts_of_flags_and_environment_become_what_the_field_is(tmp_path: Path)
         ("[daemon]\naddresses = 'a:1'\n", ["a list was expected"]),
         ("[daemon]\nway = 'sideways'\n", ["fast, slow"]),
         ("[daemon]\ndata = '/x'\n", ["unknown setting"]),
+        ("[daemon]\ndata = '~nobody-of-that-name/x'\n", ["no such user"]),
         ("daemon = 3\n", ["must be a section"]),
         ("[daemon\n", ["upswarm.toml"]),
     ],
