@@ -1,7 +1,7 @@
 """What one tracker process carries on one core, beside a bare TLS echo of the same frames and beside opentracker.
 
     make bench-tracker                     every row, one line of JSON each
-    python -m bench.tracker_load idle      only some: idle changes queries busy udp memory entries
+    python -m bench.tracker_load idle      only some: idle changes queries busy udp memory entries redis
 
 The server has core 0, the driver core 1. Servers of a row are measured in turns (A B C, A B C, ...), and the median and
 the spread of their rounds are printed. docs/benchmarks.md says what came of it, and how to read it.
@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.commands import die_with_parent
+from support.redis_server import PASSWORD, RedisProcess, running_redis
 from support.swarm import SwarmCa
 
 from bench.tracker_driver import Client, Result, connect, drive, framed, settle
@@ -95,7 +96,9 @@ def tracker(*, redis: str = "") -> Iterator[tuple[str, psutil.Process]]:
         (folder / "certificate.pem").write_bytes(CA.authority.certificate.public_bytes(Encoding.PEM))
         flags = ["--listen", "127.0.0.1:0", "--http", "off", "--no-mdns", "--log-level", "error"]
         command = [sys.executable, "-m", "upswarm", "--home", home, "tracker", *flags]
-        environment = os.environ | ({"UPSWARM_TRACKER_REDIS": redis} if redis else {})
+        environment = dict(os.environ)
+        if redis:
+            environment |= {"UPSWARM_TRACKER_REDIS": redis, "UPSWARM_TRACKER_REDIS_PASSWORD": PASSWORD}
         with _running(command, environment) as process:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["listen"], psutil.Process(process.pid)
@@ -310,6 +313,23 @@ def row_entries(_seconds: float, nodes: int = 20, each: int = 5000) -> dict[str,
     return {"entries": entries, "KiB/entry": (after - before) / entries / 1024}
 
 
+def row_redis(seconds: float, nodes: int = 200, each: int = 20) -> dict[str, float]:
+    """Idle beats of a tracker whose index is in a Redis (which shares the driver's core), and what that keeps."""
+    with running_redis() as redis, tracker(redis=redis.address) as (address, _):
+        before = _used(redis)
+        clients = joined(address, nodes, HEARTBEAT_ANSWER, hello=True)
+        tell(clients, lambda number: [holding(each * (number // 2) + one) for one in range(each)])
+        kept = (_used(redis) - before) / 1024
+        for number, client in enumerate(clients):
+            client.requests = idle_beats(1000 + number, 1)
+        return {"beats/s": drive(clients, seconds).rate, "KiB/entry": kept / (nodes * each)}
+
+
+def _used(redis: RedisProcess) -> int:
+    (line,) = [line for line in redis.say("INFO", "memory").split() if line.startswith(b"used_memory:")]
+    return int(line.partition(b":")[2])
+
+
 ROWS: dict[str, Callable[[float], dict[str, float]]] = {
     "idle": row_idle,
     "changes": row_changes,
@@ -318,6 +338,7 @@ ROWS: dict[str, Callable[[float], dict[str, float]]] = {
     "udp": row_udp,
     "memory": row_memory,
     "entries": row_entries,
+    "redis": row_redis,
 }
 
 
