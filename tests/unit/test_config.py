@@ -30,6 +30,7 @@ class Settings:
     addresses: tuple[str, ...] = ()
     links: int = 10
     way: Way = Way.FAST
+    folder: Path = Path("/")
 
     def __post_init__(self) -> None:
         if self.links < 1:
@@ -96,7 +97,7 @@ def test_texts_of_flags_and_environment_become_what_the_field_is(tmp_path: Path)
         ("[daemon]\naddresses = 'a:1'\n", ["a list was expected"]),
         ("[daemon]\nway = 'sideways'\n", ["fast, slow"]),
         ("[daemon]\ndata = '/x'\n", ["unknown setting"]),
-        ("[daemon]\ndata = '~nobody-of-that-name/x'\n", ["no such user"]),
+        ("[daemon]\nfolder = '~nobody-of-that-name/x'\n", ["[daemon] folder", "no such user"]),
         ("daemon = 3\n", ["must be a section"]),
         ("[daemon\n", ["upswarm.toml"]),
     ],
