@@ -66,7 +66,7 @@ def test_helpers_put_the_parts_and_the_storage_node_carries_next_to_nothing(
     assert uploader.sent_bytes + helper.sent_bytes <= 300 * MIB + 12345 + 16 * MIB
     # It reads as any other.
     uploader.stop()
-    helper.call("unshare", what=[tag])
+    helper.call("unshare", what=tag)
     assert same_bytes(Path(get(helper, tag, crew.folder / "back")["path"]), file)
 
 
