@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from bench.cast import Cast, Got, Watched, make_file, wait_for
+from bench.cast import Cast, Got, Refused, Watched, make_file, wait_for
 from bench.scenarios import MIB, SERVER_MBIT, Options, Result, own_folder, servers
 from bench.testbed import Host, Testbed, usable
 
@@ -73,4 +73,22 @@ def meeting(options: Options) -> Iterator[Result]:
         yield Result("meeting", "upswarm", options.mib, bound, got.seconds, cast.sent(), 0, note=note, load=load)
 
 
-STORIES: dict[str, Callable[[Options], Iterator[Result]]] = {story.__name__: story for story in (many, small, meeting)}
+def apart(options: Options) -> Iterator[Result]:
+    """Holder and downloader, each behind a NAT of its own, and nobody else: what the downloader is told, and when."""
+    hosts = tuple(Host(name, up=options.mbit, down=SERVER_MBIT / 10, nat=True) for name in ("uploader", "hidden"))
+    with own_folder() as folder, Testbed((*servers(), *hosts)) as testbed, Cast.opened(testbed) as cast:
+        tag = cast.share(("uploader",), make_file(folder / "file.bin", options.mib * MIB, seed=1))
+        began_at = time.monotonic()
+        try:
+            cast.daemons["hidden"].call("get", 300, what=tag, output=str(folder / "hidden.got"))
+            told = "it got it"
+        except Refused as refused:
+            told = f"told after {time.monotonic() - began_at:.1f} s: {refused}"
+        bound = options.mib * MIB / usable(options.mbit)
+        load = os.getloadavg()[0]
+        yield Result("apart", "upswarm", options.mib, bound, None, cast.sent(), 0, note=told, load=load)
+
+
+STORIES: dict[str, Callable[[Options], Iterator[Result]]] = {
+    story.__name__: story for story in (many, small, meeting, apart)
+}

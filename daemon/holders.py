@@ -31,6 +31,8 @@ FRESH_SECONDS = 11.0
 NEWS_SECONDS = 1.0
 # mDNS answers trickle in.
 LAN_SECONDS = 5.0
+# A holder that we cannot dial is ordered to dial us; it waits a second for our own call (orders.py).
+MEETING_SECONDS = 6.0
 _PAUSE_SECONDS = 0.25
 
 
@@ -123,7 +125,7 @@ class Holders:
         """Return the manifest of a located file: ours, or that of whoever answers first.
 
         Raises:
-            NotFound: nobody has it.
+            NotFound: nobody has it, or nobody who has it can be reached; the sentence says which.
         """
         tag = located.tag
         known = await self._library.manifest(tag)
@@ -131,15 +133,27 @@ class Holders:
             return known
         give_up_at = trio.current_time() + LAN_SECONDS
         sources = list(located.sources)
+        met = False
         while True:
-            manifest = await self._first_manifest(tag, sources)
+            reached: list[NodeId] = []
+            manifest = await self._first_manifest(tag, sources, reached)
             if manifest is not None:
                 return manifest
+            if sources and not reached and not met and not self.tracker_is_away:
+                met = await self._is_met(sources)
+                if met:
+                    continue
             if not self.tracker_is_away or trio.current_time() >= give_up_at:
                 break
             await trio.sleep(_PAUSE_SECONDS)
             sources = await self.sources(tag)
         where = "the tracker is away, and nobody on the LAN has it" if self.tracker_is_away else "nobody has it"
+        if sources and not reached and not self.tracker_is_away:
+            # The tracker has ordered them to dial us, too: neither side can reach the other.
+            where = (
+                f"{len(sources)} should have it, but none of them can be reached from here, and none reached us: both "
+                "sides may be behind NAT. It goes once one of them, or a storage node that has it, can be dialled"
+            )
         raise NotFound(f"{located.name or tag}: {where}")
 
     async def _ask_tracker(self, what: Tag | str) -> Located:
@@ -165,12 +179,21 @@ class Holders:
                 found.setdefault(address.node, address)
         return list(found.values())[:SOURCES_MAX]
 
-    async def _first_manifest(self, tag: Tag, sources: list[NodeAddress]) -> Manifest | None:
+    async def _is_met(self, sources: list[NodeAddress]) -> bool:
+        """Wait for one of those whom we cannot dial: the tracker has ordered them to dial us."""
+        with trio.move_on_after(MEETING_SECONDS):
+            await self._neighbours.wait_for([source.node for source in sources])
+            return True
+        return False
+
+    async def _first_manifest(self, tag: Tag, sources: list[NodeAddress], reached: list[NodeId]) -> Manifest | None:
+        """``reached``: whom we have a link to is added there."""
         found: list[Manifest] = []
 
         async def request(source: NodeAddress) -> None:
             try:
                 link = await self._neighbours.dial(source)
+                reached.append(source.node)
                 found.append(await self._engine.request_manifest(link, tag))
             except (LinkLost, NotTrusted, NotFound, IntegrityError) as error:
                 log.debug("no manifest from there", node=source.node, reason=str(error))

@@ -6,7 +6,7 @@ later. Whoever wants to offer or ask waits for that here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -64,6 +64,11 @@ class Neighbours:
         if link not in self._open or not link.alive:
             raise LinkLost(link.lost or f"{link.remote} did not come up")
         return link
+
+    async def wait_for(self, nodes: Sequence[NodeId]) -> None:
+        """Wait until there is a link to one of ``nodes``, whoever dialled it."""
+        while not any(self.to(node) for node in nodes):
+            await self._changed.wait()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Close links that we dialled to other peers and that nothing happens on, until cancelled."""

@@ -17,7 +17,7 @@ from daemon.app import Daemon
 from daemon.getrecord import Get, GetState
 from daemon.hashing import hash_file
 from protocol.errors import CommandError, LinkLost, NotFound
-from protocol.ids import Tag
+from protocol.ids import NodeAddress, Role, Tag
 from protocol.limits import MIB
 from runtime.discovery import LanNode
 
@@ -247,6 +247,29 @@ async def test_what_nobody_knows_is_not_found(world: World, autojump_clock: obje
                 await daemon.gets.get(what, "", world.folder / "copy")
             assert caught.value.exit_code == 4
         assert not daemon.gets.all()
+
+
+async def test_a_holder_that_cannot_be_dialled_may_dial_us_and_if_it_cannot_we_say_so(
+    world: World, autojump_clock: object
+) -> None:
+    data = some_bytes(3 * MIB)
+    async with world.tracker.running(), world.daemon("anna") as anna, world.daemon("bert") as bert:
+        for daemon in (anna, bert):
+            await connected(daemon)
+        tag = await share(world, anna, world.file("film", data))
+        world.hub.refused.add(anna.listen)
+        with pytest.raises(NotFound, match="both sides may be behind NAT"):
+            await bert.gets.get(tag, "", world.folder / "copy")
+        assert not bert.gets.all()
+
+        target = NodeAddress(bert.node, Role.PEER, (bert.listen,))
+        async with trio.open_nursery() as asking:
+            asking.start_soon(bert.gets.get, tag, "", world.folder / "copy")
+            await trio.sleep(0.5)
+            world.tracker.order(anna.node, tag, target)
+        (get,) = bert.gets.all()
+        await ended(bert, get)
+        assert get.state is GetState.DONE and get.target.read_bytes() == data
 
 
 async def test_two_daemons_exchange_a_file_by_tag_without_a_tracker(world: World, autojump_clock: object) -> None:
