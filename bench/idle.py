@@ -3,8 +3,8 @@
     .venv/bin/python -m bench.idle [--files 100000] [--seconds 60]
 
 Real processes on this machine: a tracker, a storage node, a daemon. The files are small, real and all different; they
-are written into the daemon's records as `share` writes them, so that nothing but knowing them is measured. Prints one
-line of JSON.
+are written into the daemon's records as `share` writes them, so that nothing but knowing them is measured. How long
+`upswarm status` takes, too. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import argparse
 import hashlib
 import json
 import os
+import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +29,8 @@ from daemon.filerows import KnownFile, write_file
 from daemon.records import open_records
 from protocol.manifest import Manifest
 from runtime.real import real_runtime
+
+STATUS_RUNS = 31
 
 
 def write_files(folder: Path, count: int) -> list[Path]:
@@ -69,12 +73,13 @@ def started(daemon: Program) -> float:
     return time.monotonic() - begun
 
 
-def measure(files: int, seconds: float) -> dict[str, float | int | bool]:
+def measure(files: int, seconds: float) -> dict[str, object]:
     """Return what the module says."""
     with Swarm() as swarm:
         swarm.tracker()
         (_, daemon) = swarm.start_all([swarm.add_storage("storage"), swarm.add_daemon("many")])
         daemon.wait_logged("tracker connected")
+        answers = status_seconds(daemon)
         idle = cost(daemon, seconds) if seconds else {}
         daemon.stop()
         empty_seconds = started(daemon)
@@ -83,10 +88,12 @@ def measure(files: int, seconds: float) -> dict[str, float | int | bool]:
         know(daemon.home / "daemon", paths)
         paths[files // 2].write_text("another\n")
         ready_seconds = started(daemon)
-        status = daemon.call("status")
         daemon.wait_logged("file changed while the daemon was away")
+        status = daemon.call("status")
         many = {f"many_{key}": value for key, value in (cost(daemon, seconds) if seconds else {}).items()}
         return {
+            "status_milliseconds": round(1000 * statistics.median(answers)),
+            "status_spread": [round(1000 * min(answers)), round(1000 * max(answers))],
             "files": files,
             "empty_ready_seconds": round(empty_seconds, 2),
             "ready_seconds": round(ready_seconds, 2),
@@ -95,6 +102,17 @@ def measure(files: int, seconds: float) -> dict[str, float | int | bool]:
             **idle,
             **many,
         }
+
+
+def status_seconds(daemon: Program) -> list[float]:
+    """Return how long whole processes of ``upswarm status`` take, one after the other."""
+    command = [str(Path(sys.executable).with_name("upswarm")), "--home", str(daemon.home), "status"]
+    took = []
+    for _ in range(STATUS_RUNS + 1):
+        begun = time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        took.append(time.monotonic() - begun)
+    return took[1:]  # the first one reads the disk
 
 
 def cost(daemon: Program, seconds: float) -> dict[str, float]:

@@ -7,6 +7,7 @@ running daemon knows of itself it adds by its own ``doctor`` method.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import json
 import os
@@ -15,6 +16,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,9 @@ PYTHON_MIN = (3, 11)
 IMPORT_NAMES = ("upswarm", "daemon", "tracker", "storage", "exchange", "runtime", "protocol")
 FREE_BYTES_MIN = 1 << 30
 CONNECT_SECONDS_MAX = 3.0
+RELEASED = 1_760_000_000  # October 2025
+TIME_ERROR = 5
+TIMEX_BYTES = 512  # struct timex has 208 on 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ def examine(home: Path | None) -> list[Finding]:
 def _examine(home: Path | None) -> Iterator[Finding]:
     yield check_python(sys.version_info[:3])
     yield check_packages(_owners())
+    yield check_clock(*_clock())
     joined = [program for program in PROGRAMS if (Places.of(home, program).identity / "certificate.pem").exists()]
     for program in joined or ["daemon"]:
         places = Places.of(home, program)
@@ -83,6 +89,55 @@ def check_packages(owners: Mapping[str, list[str]]) -> Finding:
     if not any(owners.get(name) for name in IMPORT_NAMES):
         return Finding("packages", True, "run from a checkout that is not installed")
     return Finding("packages", True, "every import name is ours alone")
+
+
+def _clock() -> tuple[float, bool | None]:
+    """Return the wall clock, and whether something keeps it right; None: nobody can say."""
+    synchronized = None
+    with contextlib.suppress(OSError, AttributeError):
+        # adjtimex(2) answers 5, TIME_ERROR, while the kernel's clock follows no other one.
+        libc = ctypes.CDLL(None, use_errno=True)
+        answer = libc.adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
+        synchronized = None if answer < 0 else answer != TIME_ERROR
+    return time.time(), synchronized
+
+
+def check_clock(now: float, synchronized: bool | None) -> Finding:
+    """Is the clock plausible? Certificates are judged by it."""
+    shown = f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if now < RELEASED:
+        return Finding("clock", False, f"{shown}; that is before this version was written: set the clock")
+    kept = {
+        True: "kept by another clock",
+        False: "kept by no other clock (NTP)",
+        None: "nobody can say whether it is kept",
+    }
+    return Finding("clock", True, f"{shown}, {kept[synchronized]}")
+
+
+def check_ports(program: str, listen: str, links: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Do others reach us, and we them? Told by the links that are up: who has dialled us has reached us."""
+    try:
+        host, _, port = listen.rpartition(":")
+        target = "127.0.0.1" if host in ("0.0.0.0", "", "[::]", "::") else host.strip("[]")
+        with socket.create_connection((target, int(port)), timeout=CONNECT_SECONDS_MAX):
+            yield Finding(f"{program} port", True, f"{listen} answers on this machine")
+    except (OSError, ValueError) as error:
+        yield Finding(f"{program} port", False, f"{listen} does not answer on this machine ({error})")
+    out = sum(1 for link in links if link.get("dialled"))
+    came = len(links) - out
+    yield Finding("reaching others", True, f"links that we dialled: {out}" if out else "no link that we dialled, so far")
+    hint = f"nobody has dialled us, so far; if others should, let TCP port {listen.rpartition(':')[2]} through"
+    yield Finding("being reached", True, f"links that others dialled: {came}" if came else f"{hint} ({_firewall()})")
+
+
+def _firewall() -> str:
+    """Return how that is said to whatever guards this machine's ports."""
+    for command, words in (("ufw", "ufw allow PORT/tcp"), ("firewall-cmd", "firewall-cmd --add-port=PORT/tcp"),
+                           ("nft", "see nft list ruleset")):  # fmt: skip
+        if shutil.which(command):
+            return words
+    return "no firewall of this machine is known; the router may have one"
 
 
 def check_writable(state: Path) -> Finding:
@@ -139,12 +194,14 @@ def check_certificate(path: Path, now: datetime.datetime) -> Finding:
 
 
 def check_tracker(path: Path) -> Iterator[Finding]:
-    """Does the tracker's port answer?"""
+    """Does the port of a tracker answer?"""
     try:
-        addresses = [str(address) for address in json.loads(path.read_bytes())["addresses"]]
+        known = json.loads(path.read_bytes())
+        trackers = [known, *known.get("others", [])]
+        addresses = [str(address) for tracker in trackers for address in tracker["addresses"]]
     except FileNotFoundError:
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield Finding("tracker", False, f"{path}: cannot be read ({error}); leave and join again")
         return
     from protocol.ids import parse_address
@@ -168,6 +225,9 @@ def check_running(places: Places) -> Iterator[Finding]:
             yield Finding(program, True, "runs")
             if program == "daemon":
                 yield from _told(client.call("doctor"))
+                with contextlib.suppress(UpswarmError):
+                    listen = str(client.status().get("listen") or "")
+                    yield from check_ports(program, listen, list(client.call("peers").get("links") or []))
     except NoProgram:
         yield Finding(program, False, f"does not run here: upswarm {program}")
     except UpswarmError as error:

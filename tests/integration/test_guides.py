@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from support.files import MIB, make_file
 
-from bench.testbed import Host, Testbed
+from bench import testbed as net
 
 ROOT = Path(__file__).parents[2]
 MACHINES = ("tracker", "cellar", "laptop", "other")
@@ -40,7 +40,7 @@ def lines_of(page: str) -> list[tuple[str, str]]:
 class Machines:
     """Types commands, remembers what was printed, ends in the end what runs."""
 
-    testbed: Testbed
+    testbed: net.Testbed
     root: Path
     upswarm: str = f"{sys.executable} -m upswarm"
     said: dict[str, str] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class Machines:
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """The four machines of the tutorial, nothing typed yet."""
     root = tmp_path_factory.mktemp("m")
-    with Testbed([Host(name) for name in MACHINES]) as testbed:
+    with net.Testbed([net.Host(name) for name in MACHINES]) as testbed:
         found = Machines(testbed, root)
         found.make()
         try:
@@ -173,7 +173,7 @@ def test_a_newcomer_has_a_swarm_in_ten_minutes(tmp_path: Path) -> None:
     for command in install.group(1).splitlines():
         told.append(f"$ {command}")
         subprocess.run(["bash", "-c", command], cwd=checkout, env=environment, check=True, timeout=600)
-    with Testbed([Host(name) for name in MACHINES]) as testbed:
+    with net.Testbed([net.Host(name) for name in MACHINES]) as testbed:
         machines = Machines(testbed, tmp_path, upswarm=str(home / "upswarm" / "bin" / "upswarm"))
         machines.make()
         try:

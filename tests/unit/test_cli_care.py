@@ -53,6 +53,25 @@ def test_what_the_daemon_says_of_itself_is_told(tmp_path: Path) -> None:
     assert findings["daemon: tracker link"] == doctor.Finding("daemon: tracker link", False, "no link")
 
 
+def test_a_clock_before_our_time_is_found() -> None:
+    assert "before this version" in doctor.check_clock(1e9, None).says and not doctor.check_clock(1e9, True).ok
+    kept, free = doctor.check_clock(2e9, True), doctor.check_clock(2e9, False)
+    assert kept.ok and kept.says == "2033-05-18 03:33:20 UTC, kept by another clock" and free.ok and "NTP" in free.says
+
+
+def test_ports_are_tried_and_links_tell_who_reaches_whom(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        links = {"links": [{"dialled": True}, {"dialled": False}, {"dialled": False}], "lan": []}
+        with running(tmp_path, doctor={"checks": []}, status={"listen": f"0.0.0.0:{port}"}, peers=links):
+            found = {finding.check: finding for finding in examine(tmp_path)}
+    assert found["daemon port"].ok and f"0.0.0.0:{port} answers" in found["daemon port"].says
+    assert found["reaching others"].says == "links that we dialled: 1"
+    assert found["being reached"].says == "links that others dialled: 2"
+    closed, _, nobody = doctor.check_ports("daemon", f"127.0.0.1:{port}", [])
+    assert not closed.ok and f"let TCP port {port} through" in nobody.says
+
+
 def test_a_key_that_others_can_read_is_found(tmp_path: Path) -> None:
     identity = tmp_path / "daemon" / "identity"
     identity.mkdir(parents=True)
@@ -93,6 +112,9 @@ def test_a_tracker_is_reachable_when_its_port_answers(tmp_path: Path) -> None:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         path.write_text(json.dumps({"node": "n", "addresses": ["nonsense", address]}))
         assert [finding.ok for finding in check_tracker(path)] == [True]
+        others = [{"node": "o", "addresses": [address]}]
+        path.write_text(json.dumps({"node": "n", "addresses": ["nonsense"], "others": others}))
+        assert [finding.ok for finding in check_tracker(path)] == [True], "any of them will do"
     assert [finding.ok for finding in check_tracker(path)] == [False]
     path.write_text("{")
     assert [finding.ok for finding in check_tracker(path)] == [False]
