@@ -126,7 +126,8 @@ def check_ports(program: str, listen: str, links: list[dict[str, Any]]) -> Itera
         yield Finding(f"{program} port", False, f"{listen} does not answer on this machine ({error})")
     out = sum(1 for link in links if link.get("dialled"))
     came = len(links) - out
-    yield Finding("reaching others", True, f"links that we dialled: {out}" if out else "no link that we dialled, so far")
+    dialled = f"links that we dialled: {out}" if out else "no link that we dialled, so far"
+    yield Finding("reaching others", True, dialled)
     hint = f"nobody has dialled us, so far; if others should, let TCP port {listen.rpartition(':')[2]} through"
     yield Finding("being reached", True, f"links that others dialled: {came}" if came else f"{hint} ({_firewall()})")
 
