@@ -108,6 +108,7 @@ class Engine:
         self.strikes = Strikes()
         self.uplink = Lines(runtime.clock.monotonic())
         self._help: float | None = None
+        self._apart = False
         self._courtesy: Courtesy | None = None
         self._courteous = trio.Event()
         self.seeding = Seeding(runtime.random)
@@ -156,6 +157,7 @@ class Engine:
         """Use other caps from now on. ``down`` caps what we request, and with it what comes. ``apart``: they are for
         the line only, not for the LAN. ``idle``: help only as far as nobody else on it notices (courtesy.py)."""
         self._help = help
+        self._apart = apart
         if not idle:
             self._courtesy = None
             for session in self._sessions.values():
@@ -321,13 +323,17 @@ class Engine:
             del self._swarms[swarm.tag]
             self.wasted_bytes += swarm.wasted_bytes
 
-    def may_request(self) -> bool:
-        """Whether blocks may be requested now; swarms look again at their next tick."""
-        return not self.paused and self._down.wait_seconds(self.now()) == 0.0
+    def may_request(self, link: int) -> bool:
+        """Whether blocks may be requested over ``link`` now; swarms look again at their next tick."""
+        return not self.paused and (self._is_exempt(link) or self._down.wait_seconds(self.now()) == 0.0)
 
-    def requested(self, size_bytes: int) -> None:
-        """A block was requested."""
-        self._down.spend(size_bytes, self.now())
+    def requested(self, link: int, size_bytes: int) -> None:
+        """A block was requested over ``link``."""
+        if not self._is_exempt(link):
+            self._down.spend(size_bytes, self.now())
+
+    def _is_exempt(self, link: int) -> bool:
+        return self._apart and self.uplink.is_near(link)
 
     def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> bool:
         """They want a block. False: they have asked for it already, and it is not sent yet."""
@@ -351,7 +357,11 @@ class Engine:
         """Wait until so many bytes of ``tag`` may leave another way than over a link; they count as sent."""
         held = self.holdings.holding(tag)
         purpose = Purpose.OWN if held is not None and held.own else Purpose.HELP
-        while (seconds := self.uplink.room_seconds(purpose, self.now())) > 0:
+        while True:
+            seconds = self.uplink.room_seconds(purpose, self.now())
+            if seconds <= 0:
+                break
+            # The caps may change in the meantime.
             await trio.sleep(min(seconds, LEAVE_SECONDS_MAX))
         self.uplink.spend(purpose, size_bytes, self.now())
         self._sent_bytes[purpose] += size_bytes

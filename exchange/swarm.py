@@ -275,7 +275,7 @@ class Swarm:
             self._request_from(source)
 
     def _request_from(self, source: int) -> None:
-        if not self.running or not self._engine.may_request():
+        if not self.running or not self._engine.may_request(source):
             return
         session = self._sessions.get(source)
         if (
@@ -286,7 +286,7 @@ class Swarm:
             return
         for pick in self._picker.picks(source, self._now()):
             session.request(self.tag, pick.chunk, pick.offset, pick.length)
-            self._engine.requested(pick.length)
+            self._engine.requested(source, pick.length)
 
     def _cancel(self, withdrawals: list[Withdrawal]) -> None:
         for withdrawal in withdrawals:

@@ -125,6 +125,7 @@ class Node:
         self.shelf = Shelf()
         self.engine = Engine(real_runtime(), self.shelf, **budgets)
         self.heard: list = []
+        self.near = False  # its links lead to nodes on the LAN
 
 
 @asynccontextmanager
@@ -135,7 +136,7 @@ async def swarm_of(*nodes: Node):
             await nursery.start(one.engine.run)
 
         async def serve(at: Node, link: Link, task_status=trio.TASK_STATUS_IGNORED) -> None:
-            async with running(link), at.engine.session(link) as session:
+            async with running(link), at.engine.session(link, near=at.near) as session:
                 task_status.started()
                 try:
                     async for message in link.messages():
@@ -193,6 +194,26 @@ async def test_a_file_of_any_size_arrives_whole(size: int, tmp_path: Path) -> No
     assert getter.engine.statistics().wasted_bytes == 0
     assert getter.heard == [] and holder.heard == []
     assert getter.engine.receiving.out_bytes == 0 and holder.engine.sending.out_bytes == 0
+
+
+@pytest.mark.parametrize("near", [True, False])
+async def test_caps_of_the_line_hold_up_nobody_on_the_lan(tmp_path: Path, near: bool) -> None:
+    data = some_bytes(3 * MIB)
+    holder, getter = Node(1), Node(2)
+    holder.near = getter.near = near
+    manifest = holder.shelf.put(data)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        for one in (holder, getter):
+            one.engine.set_budgets(up=1.0, help=1.0, down=1.0, apart=True)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        with trio.move_on_after(20.0 if near else 1.0) as waiting:
+            await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert waiting.cancelled_caught is not near
+    assert ((tmp_path / "f").read_bytes() == data) is near
 
 
 async def test_an_offer_before_the_fetch_is_remembered(tmp_path: Path) -> None:
