@@ -192,7 +192,7 @@ class Desk:
 
     async def _prove(self, watch: _Watch, words: trio.MemoryReceiveChannel[_Word], answer: m.DeskAnswer) -> m.JobClosed:
         tag = watch.manifest.tag
-        pieces = [await self._library.read_range(tag, piece.offset, piece.length) for piece in answer.ranges]
+        pieces = await self._library.read_ranges(tag, [(piece.offset, piece.length) for piece in answer.ranges])
         request = self._request(watch)
         digest = proof_digest(answer.nonce, self._node, tag, pieces)
         watch.link.post(m.Proof(request=request, tag=tag, digest=digest))

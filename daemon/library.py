@@ -12,7 +12,7 @@ came and went: ``on_held`` feeds the inventory of the heartbeats, ``on_lost`` th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -139,26 +139,27 @@ class Library:
             path = next(iter(self._paths.get(tag, ())), None)
             if path is None:
                 break
-            if await self._read_file(self._files[path], chunk, offset, target):
+            position = self._layouts[tag].offset_of(chunk) + offset
+            if await self._read_file(self._files[path], [(target, position)]):
                 return
         partial = self._partials.get(tag)
         if partial is None or tag in self._withheld or chunk not in partial.bitmap:
             raise ChunkMissing(f"chunk {chunk} of {tag} is not here")
         await partial.source.read_block(chunk, offset, target)
 
-    async def read_range(self, tag: Tag, offset: int, length: int) -> bytes:
-        """Return bytes of the whole file, wherever they lie in its chunks. Raises as ``read_block``."""
+    async def read_ranges(self, tag: Tag, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return ranges (offset and length) of a complete file, all in one turn of a thread: they are small, and there
+        may be hundreds. Raises as ``read_block``."""
         layout = self._layouts.get(tag)
-        if layout is None or not 0 <= offset <= offset + length <= layout.size_bytes:
-            raise ChunkMissing(f"bytes {offset} to {offset + length} of {tag} are not here")
-        data = bytearray(length)
-        done = 0
-        while done < length:
-            chunk, inside = divmod(offset + done, layout.chunk_bytes)
-            count = min(length - done, layout.bytes_of(chunk) - inside)
-            await self.read_block(tag, chunk, inside, memoryview(data)[done : done + count])
-            done += count
-        return bytes(data)
+        while layout is not None and tag not in self._withheld:
+            wrong = next((span for span in ranges if not 0 <= span[0] <= sum(span) <= layout.size_bytes), None)
+            path = next(iter(self._paths.get(tag, ())), None)
+            if wrong is not None or path is None:
+                break
+            pieces = [(memoryview(bytearray(length)), offset) for offset, length in ranges]
+            if await self._read_file(self._files[path], pieces):
+                return [bytes(piece) for piece, _ in pieces]
+        raise ChunkMissing(f"what was asked for of {tag} is not here")
 
     # --- files ---
 
@@ -342,12 +343,11 @@ class Library:
                 found.append(False)
         return found
 
-    async def _read_file(self, file: KnownFile, chunk: int, offset: int, target: memoryview) -> bool:
-        """Fill ``target``; False when the file is not what it was: it is dropped then."""
-        position = self._layouts[file.tag].offset_of(chunk) + offset
+    async def _read_file(self, file: KnownFile, targets: Sequence[tuple[memoryview, int]]) -> bool:
+        """Fill each target from its position; False when the file is not what it was: it is dropped then."""
         try:
             async with self._open_files.reading(file.path) as opened:
-                good = await self._runtime.run_sync(_read_unchanged, opened, file.status, target, position)
+                good = await self._runtime.run_sync(_read_unchanged, opened, file.status, targets)
         except OSError as error:
             log.warning("file cannot be read; not offered any more", path=str(file.path), reason=str(error))
             good = False
@@ -364,9 +364,10 @@ class Library:
             log.warning("dropped files not written down", reason=str(error))
 
 
-def _read_unchanged(file: File, status: FileStatus, target: memoryview, position: int) -> bool:
-    # Looked at after the read: whatever changed before or during it has left its mark by then.
-    return file.read_into(target, position) == len(target) and file.status() == status
+def _read_unchanged(file: File, status: FileStatus, targets: Sequence[tuple[memoryview, int]]) -> bool:
+    # Looked at after the reads: whatever changed before or during them has left its mark by then.
+    whole = all(file.read_into(target, position) == len(target) for target, position in targets)
+    return whole and file.status() == status
 
 
 def _decrease(counts: dict[Tag, int], tag: Tag) -> None:

@@ -53,12 +53,13 @@ async def test_blocks_are_those_of_the_file(tmp_path: Path) -> None:
     async with opened(tmp_path) as library:
         manifest = await put(library, tmp_path / "file", data)
         assert await read(library, manifest.tag, 1, 500, 3000) == data[MIB + 500 : MIB + 3500]
-        assert await library.read_range(manifest.tag, MIB - 10, 300) == data[MIB - 10 : MIB + 290]
+        found = await library.read_ranges(manifest.tag, [(MIB - 10, 300), (0, 5), (2 * MIB + 90, 10)])
+        assert found == [data[MIB - 10 : MIB + 290], data[:5], data[2 * MIB + 90 :]]
         held = library.holding(manifest.tag)
         assert held is not None and held.bitmap.complete and held.layout == manifest.layout
         assert await library.manifest(manifest.tag) == manifest
         with pytest.raises(ChunkMissing):
-            await library.read_range(manifest.tag, 2 * MIB + 90, 11)
+            await library.read_ranges(manifest.tag, [(0, 5), (2 * MIB + 90, 11)])
 
 
 async def test_a_restart_knows_every_file_without_hashing_it_again(tmp_path: Path) -> None:
