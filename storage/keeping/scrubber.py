@@ -28,6 +28,8 @@ log = structlog.get_logger()
 LOOK_SECONDS_BETWEEN = 30.0
 # A restart reads so much of a file twice at most.
 SECONDS_BETWEEN_NOTES = 60.0
+# A file that cannot be opened now is tried again so much later.
+AGAIN_SECONDS = 3600.0
 # New files get their dates a few at a time: each is a transaction.
 DATES_PER_LOOK_MAX = 64
 
@@ -125,15 +127,26 @@ class Scrubber:
             return True
         if self._bytes_per_second is None:
             return False
-        if self._ledger.shared:
+        await self._give_dates()
+        due_tag = self._due()
+        if due_tag is not None and self._ledger.shared:
             # Another node may have read it meanwhile.
             self._scrubs = await self._ledger.scrubs()
-        await self._give_dates()
-        due_tag = next_file(self._scrubs)
-        if due_tag is None or self._scrubs[due_tag].due_at > self._runtime.clock.wall():
+            due_tag = self._due()
+        if due_tag is None:
             return False
-        await self._read(due_tag, self._scrubs[due_tag].chunk, self._bytes_per_second)
+        due = self._scrubs[due_tag]
+        try:
+            await self._read(due_tag, due.chunk, self._bytes_per_second)
+        except StorageUnavailable:
+            # The others need not wait for it.
+            self._scrubs[due_tag] = replace(due, due_at=int(self._runtime.clock.wall() + AGAIN_SECONDS))
+            raise
         return True
+
+    def _due(self) -> Tag | None:
+        tag = next_file({tag: scrub for tag, scrub in self._scrubs.items() if tag in self._shelf.stored})
+        return None if tag is None or self._scrubs[tag].due_at > self._runtime.clock.wall() else tag
 
     async def _give_dates(self) -> None:
         stored = self._shelf.stored
@@ -157,11 +170,16 @@ class Scrubber:
         self._counts = replace(self._counts, reading=str(tag))
         try:
             opened = await self._backend.open(tag)
-        except ChunkMissing:
+        except ChunkMissing as error:
+            if await self._backend.size_of(tag) is not None:
+                # Too many open files, say: no word on its bytes.
+                raise StorageUnavailable(f"an object is there and cannot be opened: {error}") from error
             rotten = list(range(tag.chunks))
         else:
             async with opened:
                 rotten = await self._read_chunks(opened, manifest, first, bytes_per_second)
+                # A second look, because much is undone on the strength of it.
+                rotten = [chunk for chunk in rotten if not await is_right(self._runtime, opened, manifest, chunk)]
         finally:
             self._counts = replace(self._counts, reading="")
         if rotten and tag in self._shelf.stored:
@@ -194,8 +212,9 @@ class Scrubber:
             self._counts = replace(counts, chunks=counts.chunks + 1, bytes=counts.bytes + size)
             if rotten or bytes_per_second is None:
                 continue
-            if clock.monotonic() - noted_at >= SECONDS_BETWEEN_NOTES:
+            known = self._scrubs.get(tag)
+            if known is not None and clock.monotonic() - noted_at >= SECONDS_BETWEEN_NOTES:
                 noted_at = clock.monotonic()
-                await self._note(tag, Scrub(chunk=chunk + 1, due_at=self._scrubs[tag].due_at))
+                await self._note(tag, replace(known, chunk=chunk + 1))
             await trio.sleep(pause_seconds(size, bytes_per_second, clock.monotonic() - begin))
         return rotten

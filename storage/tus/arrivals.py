@@ -28,6 +28,7 @@ from protocol.ids import Tag
 from protocol.limits import MIB
 from protocol.manifest import Manifest
 from runtime.seam import File, Runtime
+from storage.ledger.base import LeaseLost
 from storage.room import Room
 from storage.tus.hashing import manifest_of
 from storage.tus.headers import BAD_REQUEST, CONFLICT, MISMATCH, Checksum, Flaw
@@ -296,7 +297,8 @@ class Arrivals:
             while not arrival.ended.is_set():
                 try:
                     await self._store(arrival)
-                except (StorageFull, StorageUnavailable) as error:
+                # Lost: another storage node has its job; that one stores it, or lets it go.
+                except (StorageFull, StorageUnavailable, LeaseLost) as error:
                     log.warning("an upload waits to be stored", id=arrival.record.id, reason=str(error))
                     await trio.sleep(RETRY_SECONDS)
                 except StorageBroken:

@@ -13,7 +13,7 @@ from support.storage_node import Site, Uploader, manifest_of, some_bytes
 from trio.testing import MockClock
 
 from protocol import messages as m
-from protocol.errors import CommandError, NotFound
+from protocol.errors import ChunkMissing, CommandError, NotFound, StorageUnavailable
 from protocol.ids import Tag
 from protocol.limits import MIB
 from runtime.seam import Clock, Runtime
@@ -329,6 +329,24 @@ async def test_an_object_that_disappeared_is_fetched_whole(autojump_clock: MockC
         anna.engine.offer(link, TAG)
         await wait_until(lambda: TAG in storage.shelf.stored)
         assert object_of(site, TAG).read_bytes() == DATA
+
+
+async def test_an_object_that_cannot_be_opened_now_is_not_taken_for_lost(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    site = site_of(tmp_path)
+    async with site.storage() as storage, site.uploader() as anna:
+        await anna.put(await anna.dial(), DATA, "film")
+        opening = storage._backend.open
+
+        async def too_many(_tag: Tag) -> Any:
+            raise ChunkMissing("too many open files")
+
+        storage._backend.open = too_many  # type: ignore[method-assign]
+        with pytest.raises(StorageUnavailable):
+            await storage.scrubber.scrub(TAG)
+        storage._backend.open = opening  # type: ignore[method-assign]
+        assert await storage.scrubber.scrub(TAG) == [] and storage.shelf.stored[TAG].names == ("film",)
 
 
 async def test_a_file_that_is_being_mended_can_be_removed(autojump_clock: MockClock, tmp_path: Path) -> None:
