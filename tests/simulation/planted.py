@@ -41,9 +41,9 @@ import storage.intake
 import storage.possession
 import storage.reports
 import tracker.index.memory
+from exchange.assembly import CELL_BYTES
 from protocol.errors import NotTrusted
 from protocol.ids import NodeId, Role
-from protocol.limits import BLOCK_BYTES
 from protocol.messages import JobState
 from storage.jobs import Job
 from storage.ledger.base import KeptJob
@@ -125,9 +125,9 @@ LATE_ORDERS = told(stories.orders_that_come_too_late, Shape(3, 1))
 
 
 def little_memory(seed: int) -> object:
-    """Six puts at once to a storage node that may hold no more than one block in memory."""
+    """Six puts at once to a storage node that may hold no more than one cell in memory."""
     schedule = Schedule(Shape(6, 1), (), tuple(Deed(1.0, "put", number, number) for number in range(6)), (1e6,))
-    with patched(exchange.engine, "RECEIVING_BYTES_MAX", BLOCK_BYTES):
+    with patched(exchange.engine, "RECEIVING_BYTES_MAX", CELL_BYTES):
         return run_chaos(seed, schedule)
 
 
