@@ -17,6 +17,7 @@ _HALF_LIFE_SECONDS = 10.0
 _FULL_SHARE = 0.75
 # Less of the time than this something is on its way to a full line.
 _BUSY_SHARE = 0.3
+_KNOWN_SECONDS = 0.2
 
 
 class Flow:
@@ -55,7 +56,10 @@ class Flow:
         seconds = sum(until - max(since, begin) for since, until in self._busy)
         if self._under_way:
             seconds += now - max(self._busy_since, begin)
-        return seconds / _WINDOW_SECONDS
+        # Of a line that was idle until a moment ago nothing is known: it may be full from now on.
+        oldest = self._busy[0][0] if self._busy else self._busy_since
+        known_seconds = min(_WINDOW_SECONDS, now - oldest)
+        return 1.0 if known_seconds < _KNOWN_SECONDS else seconds / known_seconds
 
     def left(self, size_bytes: int, now: float) -> None:
         """So many bytes have left."""

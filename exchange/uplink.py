@@ -29,6 +29,9 @@ GRANTS_PER_LINK_MAX = 2
 # What left for the first time is in the kernel's buffers for a while, and the next request for more of it comes only
 # when it has arrived: so long it counts as leaving.
 FIRST_SECONDS = 1.0
+# So many blocks that leave again may be on their way at a time while others leave first: each of hundreds of links
+# would have its two otherwise.
+REPEATS_AT_ONCE = 4
 # How soon to look again whether the line has room for what was sent before.
 _LOOK_SECONDS = 0.1
 
@@ -180,7 +183,10 @@ class Uplink:
 
     def _may_repeat(self, now: float) -> bool:
         first_waits = any(queue.waiting[purpose, False] for queue in self._queues.values() for purpose in Purpose)
-        return not self._flow.is_full(now) or not (first_waits or now - self._first_at < FIRST_SECONDS)
+        if not (first_waits or now - self._first_at < FIRST_SECONDS):
+            return True
+        repeats = sum(sum(queue.granted) for queue in self._queues.values())
+        return repeats < REPEATS_AT_ONCE and not self._flow.is_full(now)
 
     def sent(self, link: int, now: float) -> None:
         """A granted block has left, or could not be sent; the link may have another."""

@@ -6,7 +6,7 @@ import random
 
 from exchange.flow import Flow
 from exchange.seeding import AHEAD, PATIENCE_SECONDS, RECEIVERS_AT_ONCE, Seeding
-from exchange.uplink import FIRST_SECONDS, Purpose, Uplink, Wanted
+from exchange.uplink import FIRST_SECONDS, REPEATS_AT_ONCE, Purpose, Uplink, Wanted
 from protocol.bitmap import Bitmap
 from protocol.ids import Tag
 from protocol.limits import KIB, MIB
@@ -221,7 +221,11 @@ def test_what_leaves_again_need_not_wait_where_nothing_else_does() -> None:
         uplink.add(2, Wanted(TAG, tenth % CHUNKS, tenth, 64 * KIB), Purpose.OWN, again=True)
         for link in (1, 2):
             grant = uplink.next_grant(now)
-            assert grant is not None and grant.link == link
+            if grant is None:
+                assert link == 2 and now <= 0.2, "nothing is known of the line yet"
+                uplink.cancel(2, TAG, tenth % CHUNKS, tenth)
+                continue
+            assert grant.link == link
             uplink.flowed(64 * KIB, now)
             uplink.sent(link, now + 0.001)
 
@@ -270,3 +274,16 @@ def test_of_a_large_crowd_only_a_few_get_first_copies_at_a_time() -> None:
     for link in range(1, 9):
         seeding.leave(link, tag)
     assert seeding.suggestions(20, tag, held, 0.0), "somebody else's turn has come"
+
+
+def test_of_hundreds_of_links_only_a_few_get_something_again_while_something_leaves_first() -> None:
+    uplink = Uplink(0.0, None, None)
+    for link in range(1, 201):
+        uplink.add(link, Wanted(TAG, 1, 0, 64 * KIB), Purpose.OWN, again=True)
+    uplink.add(201, Wanted(TAG, 2, 0, 64 * KIB), Purpose.OWN)
+    granted = [grant.link for grant in iter(lambda: uplink.next_grant(0.0), None)]
+    assert granted == [201]
+    later = [grant.link for grant in iter(lambda: uplink.next_grant(0.5), None)]
+    assert len(later) <= REPEATS_AT_ONCE
+    rest = [grant.link for grant in iter(lambda: uplink.next_grant(FIRST_SECONDS + 0.1), None)]
+    assert len(later) + len(rest) == 200
