@@ -300,7 +300,10 @@ def _run_upswarm(run: _Run) -> Result:
                 done = wait_for(lambda: cast.stored(tag), "stored without its uploader", limit)
                 stored_seconds = time.monotonic() - began_at if done else None
             else:
-                watched.join()
+                while watched.is_alive():
+                    watched.join(0.5)
+                    # A put waits for storage as long as it takes; nobody comes to start it again here.
+                    assert cast.storage.running and cast.tracker.running, "a server has ended"
                 stored_seconds = watched.seconds()
             for get in gets:
                 get.join(None if stored_seconds else 1.0)
