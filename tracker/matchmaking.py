@@ -191,40 +191,38 @@ def nearness(one: NodeView | None, other: NodeView | None) -> Nearness:
     """
     if one is None or other is None:
         return Nearness.APART
-    ours, theirs = _hosts(one), _hosts(other)
-    networks = _private_networks(ours) & _private_networks(theirs)
-    public_ours, public_theirs = _public(ours), _public(theirs)
-    if public_ours and public_theirs and not public_ours & public_theirs:
+    ours, theirs = _places(one.addresses), _places(other.addresses)
+    if ours.public and theirs.public and not ours.public & theirs.public:
         return Nearness.APART
-    if networks:
+    if ours.networks & theirs.networks:
         return Nearness.LAN
-    return Nearness.SITE if ours & theirs else Nearness.APART
+    return Nearness.SITE if ours.hosts & theirs.hosts else Nearness.APART
 
 
-def _private_networks(hosts: Iterable[str]) -> set[object]:
-    found: set[object] = set()
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Hosts of a node's addresses, those of them that are public, and the private networks of the others."""
+
+    hosts: frozenset[str]
+    public: frozenset[str]
+    networks: frozenset[object]
+
+
+@functools.lru_cache(maxsize=16384)
+def _places(addresses: tuple[str, ...]) -> _Places:
+    hosts = frozenset(parse_address(address)[0] for address in addresses)
+    public, networks = set(), set()
     for host in hosts:
-        address = _ip(host)
-        if address is not None and address.is_private and not address.is_loopback:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            continue  # a name
+        if address.is_global:
+            public.add(host)
+        elif address.is_private and not address.is_loopback:
             bits = 24 if address.version == 4 else 64
-            found.add(ipaddress.ip_network(f"{address}/{bits}", strict=False))
-    return found
-
-
-def _public(hosts: Iterable[str]) -> set[str]:
-    return {host for host in hosts if (address := _ip(host)) is not None and address.is_global}
-
-
-@functools.lru_cache(maxsize=65536)
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _hosts(node: NodeView) -> set[str]:
-    return {parse_address(address)[0] for address in node.addresses}
+            networks.add(ipaddress.ip_network(f"{address}/{bits}", strict=False))
+    return _Places(hosts, frozenset(public), frozenset(networks))
 
 
 def find_place(

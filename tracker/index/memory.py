@@ -174,8 +174,9 @@ class MemoryIndex:
 
     async def nodes(self, now: float, *, role: Role | None = None) -> tuple[NodeView, ...]:
         """See ``base.Index``."""
-        views = (self._view(node, now) for node in sorted(self._nodes))
-        return tuple(view for view in views if view is not None and role in (None, view.role))
+        found = (node for node, entry in self._nodes.items() if role in (None, entry.profile.role))
+        views = (self._view(node, now) for node in sorted(found))
+        return tuple(view for view in views if view is not None)
 
     async def holders(self, tag: Tag, now: float) -> tuple[Holder, ...]:
         """See ``base.Index``."""
