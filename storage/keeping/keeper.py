@@ -181,6 +181,8 @@ class Keeper:
             self._read_at = 0.0
 
     async def _clear(self, tag: Tag) -> None:
+        if self._ledger.shared and tag not in await self._ledger.doomed():
+            return  # Somebody puts it again, at another storage node.
         await self._backend.delete(tag)
         await self._intake.remove_spool(tag)
         await self._ledger.cleared(tag)

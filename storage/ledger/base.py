@@ -284,7 +284,8 @@ class Ledger(Protocol):
         ...
 
     async def doomed(self) -> list[Tag]:
-        """Return what was removed or collected and not cleared since; by tag. Stored again it is doomed no longer."""
+        """Return what was removed or collected and not cleared since, by tag; not what is put again just now. Stored
+        again it is doomed no longer."""
         ...
 
     async def cleared(self, tag: Tag) -> None:

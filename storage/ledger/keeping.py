@@ -118,7 +118,9 @@ class KeepingSql:
 
     async def doomed(self) -> list[Tag]:
         def work(cursor: Any) -> list[Tag]:
-            return [Tag.from_bytes(key) for (key,) in cursor.execute("SELECT tag FROM doomed ORDER BY tag")]
+            # Whoever puts it again just now makes a new object of the same key.
+            query = "SELECT tag FROM doomed WHERE tag NOT IN (SELECT tag FROM jobs) ORDER BY tag"
+            return [Tag.from_bytes(key) for (key,) in cursor.execute(query)]
 
         return await self._database.read(work)
 

@@ -50,6 +50,12 @@ class KeepingContract:
         assert collected.doomed == [B.tag] and [file.names for file in collected.changed] == [("two",)]
         assert [(file.tag, file.names) for file in await ledger.stored()] == [(A.tag, ("two",))]
         assert await ledger.manifest(B.tag) is None and await ledger.doomed() == [B.tag]
+        # Put again it must not be deleted under somebody's hands, as long as that lasts.
+        await ledger.open_job(B, BEN, ["x"], 2.0)
+        assert await ledger.doomed() == []
+        await ledger.end_job(B.tag, JobState.CANCELLED, "", 2.0)
+        await ledger.forget_job(B.tag)
+        assert await ledger.doomed() == [B.tag]
         await ledger.cleared(B.tag)
         assert await ledger.doomed() == []
         assert (await ledger.collect([second], [A.tag, B.tag])).doomed == [A.tag]
