@@ -368,7 +368,9 @@ async def test_the_tracker_may_come_back_with_an_empty_mind(world: World, autoju
 
 async def test_a_cap_on_downloads_holds(world: World, autojump_clock: object) -> None:
     data = some_bytes(8 * MIB)
-    async with world.tracker.running(), world.daemon("anna") as anna, world.daemon("bert") as bert:
+    # They are in one network, which has no caps unless that is wanted.
+    running = world.tracker.running()
+    async with running, world.daemon("anna") as anna, world.daemon("bert", lan_exempt=False) as bert:
         await connected(anna)
         await connected(bert)
         await bert.settings.change(down=1e6)
