@@ -8,6 +8,7 @@ stack can reach at most.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import ssl
 import struct
@@ -20,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.swarm import SwarmCa
 
+from protocol.errors import LinkLost
 from protocol.ids import Role
 from protocol.limits import ALPN
 from runtime.real import real_runtime
@@ -98,7 +100,8 @@ async def serve(kind: str, answer_bytes: int) -> None:
 
         async def welcome(raw: object) -> None:
             stream, _ = await runtime.security.accept(raw, own, door=False)  # type: ignore[arg-type]  # a ByteStream
-            await echo_own(answer, stream)
+            with contextlib.suppress(LinkLost):
+                await echo_own(answer, stream)
 
         async with trio.open_nursery() as nursery:
             while True:
