@@ -22,7 +22,7 @@ from dataclasses import dataclass
 QUEUE_SECONDS = 0.010
 # The kernel's smoothed round trip needs a few acknowledgements.
 LOOK_SECONDS = 0.1
-START_BYTES_PER_SECOND = 128 * 1024.0
+START_BYTES_PER_SECOND = 64 * 1024.0
 # Enough to see the line, too little to be in the way of anybody on it.
 TRICKLE_BYTES_PER_SECOND = 32 * 1024.0
 RATE_MAX = 10e9
@@ -35,7 +35,7 @@ FREE_SECONDS = 2.0
 _DOUBLING_SECONDS = 1.0
 _GROWTH_PER_SECOND = 0.25
 _WINDOW_SECONDS = 0.5
-# After a step down: until it shows.
+# After a step down: until it shows, beyond the way there and back. Stepping again sooner leaves a far line half idle.
 _SETTLE_SECONDS = 0.2
 _STEP = 0.92
 _STEP_MAX = 0.5
@@ -92,7 +92,8 @@ class Courtesy:
         beyond = min(look.round_trip_seconds - look.base_seconds for look in moved.values())
         self.queue_seconds = max(0.0, beyond - min(CONFIRM_SECONDS_MAX, 1.25 * apart_seconds))
         if self.queue_seconds > QUEUE_SECONDS or lost:
-            if now - self._fell_at >= _SETTLE_SECONDS:
+            way_seconds = max(look.base_seconds for look in moved.values())
+            if now - self._fell_at >= _SETTLE_SECONDS + way_seconds:
                 excess = max(1.0, self.queue_seconds / QUEUE_SECONDS)
                 step = max(_STEP_MAX, _STEP - 0.05 * (excess - 1.0))
                 self.rate = max(TRICKLE_BYTES_PER_SECOND, min(self.rate, leaves) * step)

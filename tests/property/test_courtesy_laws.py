@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from exchange.courtesy import (
@@ -72,6 +72,7 @@ ways = st.floats(0.001, 0.15)
 
 @settings(deadline=None, max_examples=40)
 @given(widths, ways)
+@example(100e3, 0.150)
 def test_an_idle_line_is_filled_and_its_queue_stays_short(width: float, base: float) -> None:
     line, courtesy = Narrow(width, base), Courtesy(0.0)
     line.run(courtesy, 15.0)
@@ -84,6 +85,7 @@ def test_an_idle_line_is_filled_and_its_queue_stays_short(width: float, base: fl
 
 @settings(deadline=None, max_examples=40)
 @given(widths, ways)
+@example(100e3, 0.150)
 def test_who_else_wants_the_whole_line_gets_it(width: float, base: float) -> None:
     line, courtesy = Narrow(width, base), Courtesy(0.0)
     line.run(courtesy, 15.0)

@@ -301,14 +301,19 @@ class DaemonHost(SimHost):
     @staticmethod
     def garble(node: Any) -> None:
         """Make ``node`` read something else than it holds."""
-        read_block = node.library.read_block
+        read_block, read_ranges = node.library.read_block, node.library.read_ranges
 
         async def read_garbage(tag: Any, chunk: int, offset: int, target: memoryview) -> None:
             await read_block(tag, chunk, offset, target)
             for position in range(0, len(target), 4096):
                 target[position] ^= 0xFF
 
+        async def read_garbage_for_proofs(tag: Any, ranges: Any) -> list[bytes]:
+            pieces = await read_ranges(tag, ranges)
+            return [bytes(byte ^ 0xFF for byte in piece) for piece in pieces]
+
         node.library.read_block = read_garbage
+        node.library.read_ranges = read_garbage_for_proofs
 
     @asynccontextmanager
     async def _program(self, runtime: Runtime) -> AsyncIterator[Any]:

@@ -362,9 +362,9 @@ def stale_index_after_a_restart() -> Iterator[None]:
     index = tracker.index.memory.MemoryIndex
     beat = index.beat
 
-    async def content(self: Any, profile: Any, heartbeat: Any, now: float) -> bool:
+    async def content(self: Any, profile: Any, heartbeat: Any, now: float, **rest: Any) -> bool:
         known = profile.node in self._nodes and self._nodes[profile.node].arrivals > 1
-        wanted = await beat(self, profile, heartbeat, now)
+        wanted = await beat(self, profile, heartbeat, now, **rest)
         return wanted and not known
 
     with patched(index, "beat", content):
