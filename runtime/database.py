@@ -60,6 +60,7 @@ class SqliteDatabase:
         self._run_sync = run_sync
         self._turn = trio.Lock()
         self._led = False
+        self._closed = False
         self._waiting: list[_Asked[Any]] = []
 
     @classmethod
@@ -154,6 +155,8 @@ class SqliteDatabase:
 
     def _in_one(self, works: list[Callable[[Any], Any]]) -> list[Any]:
         connection = self._connection
+        if self._closed:
+            raise StorageBroken(f"{self._path}: closed in the meantime; nothing was written")
         try:
             connection.execute("BEGIN IMMEDIATE")
             results = [work(connection.cursor()) for work in works]
@@ -182,6 +185,8 @@ class SqliteDatabase:
         """
 
         def close() -> None:
+            # Who waits for his turn behind us comes too late.
+            self._closed = True
             try:
                 self._connection.close()
             except apsw.Error as error:

@@ -240,6 +240,28 @@ async def test_what_gathers_behind_a_transaction_is_committed_as_one(database: S
     assert len(await database.read(names)) == 20
 
 
+async def test_who_asked_too_late_before_it_was_closed_hears_so(runtime: Runtime, tmp_path: Path) -> None:
+    database = await runtime.open_database(tmp_path / "closing.db", SCHEMA)
+    until = threading.Event()
+
+    async with trio.open_nursery() as nursery:
+        answers: list = []
+
+        async def ask() -> None:
+            answers.extend(await gathered(database, [held(until), put("late")]))
+
+        nursery.start_soon(ask)
+        while not database._waiting:
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(database.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        until.set()
+    assert answers[0] == "first" and isinstance(answers[1], StorageBroken)
+    again = await runtime.open_database(tmp_path / "closing.db", SCHEMA)
+    assert await again.read(names) == [], "who was told that it failed finds nothing"
+    await again.aclose()
+
+
 async def test_one_that_fails_takes_nobody_along(database: SqliteDatabase) -> None:
     until = threading.Event()
 
