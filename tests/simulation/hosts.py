@@ -224,6 +224,11 @@ class SimHost:
             self._scope.cancel()
         await self._ended.wait()
 
+    @property
+    def ending(self) -> bool:
+        """Whether its life was told to end, and has not ended yet: a suspended one takes its time."""
+        return self._scope is not None and self._scope.cancel_called and not self._ended.is_set()
+
     async def wait_ended(self) -> None:
         await self._ended.wait()
 

@@ -216,7 +216,7 @@ class World:
             while host.usurper is not None:
                 host.usurper.cancel()
                 await trio.sleep(0.01)
-            if host.joined and not host.running:
+            if host.joined and (not host.running or host.ending):
                 await host.wait_ended()
                 assert await self.start(host), f"{host.name} does not start: {host.ended_by}"
 
