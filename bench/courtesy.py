@@ -128,7 +128,7 @@ def run(mbit: float, queue_milliseconds: int, seconds: float) -> list[Measured]:
                     found.append(measure(testbed, "helper", "storage", mbit, seconds, label))
         finally:
             echo.kill()
-            echo.wait()
+            echo.communicate()  # closes the pipe, too
     return found
 
 
