@@ -9,7 +9,7 @@ storage node is on this machine, too.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from protocol import messages as m
 from protocol.errors import ChunkMissing, LinkLost
 from protocol.ids import Tag, parse_address
 from protocol.limits import KIB, SENTENCE_BYTES_MAX
+from runtime.bodies import PiecedBody
 from runtime.link import Link
 from runtime.seam import Web
 
@@ -37,28 +38,21 @@ _ANSWER_BYTES_MAX = 64 * KIB
 _SECONDS_MAX = 900.0
 
 
-class ChunkBody:
+class ChunkBody(PiecedBody):
     """A chunk as the body of a request, read and paid for piece by piece."""
 
     def __init__(self, engine: Engine, library: Library, tag: Tag, chunk: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
+        super().__init__(size_bytes, _PIECE_BYTES)
         self._engine = engine
         self._library = library
         self._tag = tag
         self._chunk = chunk
-        self._done = 0
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self._done = 0
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._done == self.size_bytes:
-            raise StopAsyncIteration
-        piece = bytearray(min(_PIECE_BYTES, self.size_bytes - self._done))
-        await self._engine.leave(self._tag, len(piece))
-        await self._library.read_block(self._tag, self._chunk, self._done, memoryview(piece))
-        self._done += len(piece)
+    async def piece(self, offset: int, size_bytes: int) -> bytes:
+        """See ``PiecedBody``. Waits until they may leave."""
+        piece = bytearray(size_bytes)
+        await self._engine.leave(self._tag, size_bytes)
+        await self._library.read_block(self._tag, self._chunk, offset, memoryview(piece))
         return bytes(piece)
 
 

@@ -90,11 +90,6 @@ class Grants:
                 moved = True
         return granted
 
-    def is_out(self, number: int, chunk: int) -> bool:
-        """Whether this helper has this grant."""
-        helper = self.helpers.get(number)
-        return helper is not None and chunk in helper.out
-
     def came(self, number: int, chunk: int, now: float) -> tuple[NodeId | None, list[int]]:
         """The store has shown a part that this helper says it put. Return whose work it is, if that is certain, and the
         others that still have the grant."""

@@ -14,7 +14,7 @@ once it is a part (``remote``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -26,6 +26,7 @@ from protocol.errors import ChunkMissing, IntegrityError, StorageFull, StorageUn
 from protocol.ids import NodeId
 from protocol.limits import MIB
 from protocol.manifest import Manifest
+from runtime.bodies import PiecedBody
 from runtime.seam import Runtime
 from storage.backends.base import Parts
 from storage.ledger.base import Acknowledgement, KeptJob, Ledger
@@ -60,30 +61,23 @@ class PartPolicy:
     limit: trio.CapacityLimiter  # over all jobs
 
 
-class SpoolPart:
+class SpoolPart(PiecedBody):
     """A chunk of the spool file as the body of a request."""
 
     def __init__(self, spool: Shared[Spool], chunk: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
+        super().__init__(size_bytes, _READ_BYTES)
         self._spool = spool
         self._chunk = chunk
-        self._done = 0
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self._done = 0
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._done == self.size_bytes:
-            raise StopAsyncIteration
-        piece = bytearray(min(_READ_BYTES, self.size_bytes - self._done))
+    async def piece(self, offset: int, size_bytes: int) -> bytes:
+        """See ``PiecedBody``."""
+        piece = bytearray(size_bytes)
         try:
             async with self._spool.use() as spool:
-                await spool.read_block(self._chunk, self._done, memoryview(piece))
+                await spool.read_block(self._chunk, offset, memoryview(piece))
         except ChunkMissing as error:
             # Not the store's "gone": our own file cannot be read there.
             raise IntegrityError(str(error)) from error
-        self._done += len(piece)
         return bytes(piece)
 
 

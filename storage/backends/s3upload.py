@@ -13,7 +13,7 @@ are in the spool still, and sending them again costs time only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -23,6 +23,7 @@ from protocol.errors import ChunkMissing, StorageBroken, StorageError, StorageUn
 from protocol.ids import Tag
 from protocol.limits import MIB, SMALL_FILE_BYTES_MAX
 from protocol.manifest import Layout, tag_of
+from runtime.bodies import PiecedBody
 from runtime.seam import File, Runtime
 from storage.backends.s3answers import SOON_SECONDS, S3Refused
 from storage.backends.s3client import Found, Part, S3Client, checksum_of
@@ -42,28 +43,18 @@ class Upload:
     parts: dict[int, Part] = field(default_factory=dict)
 
 
-class FileSlice:
+class FileSlice(PiecedBody):
     """A range of an open file as the body of a request. Raises ``ChunkMissing`` when the file is shorter."""
 
     def __init__(self, runtime: Runtime, file: File, offset: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
+        super().__init__(size_bytes, _READ_BYTES)
         self._runtime = runtime
         self._file = file
         self._offset = offset
-        self._done = 0
 
-    # A class, not a generator: a request that breaks off would leave a generator for the garbage collector to end.
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self._done = 0
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._done == self.size_bytes:
-            raise StopAsyncIteration
-        size = min(_READ_BYTES, self.size_bytes - self._done)
-        piece = await self._runtime.run_sync(_read, self._file, self._offset + self._done, size)
-        self._done += size
-        return piece
+    async def piece(self, offset: int, size_bytes: int) -> bytes:
+        """See ``PiecedBody``."""
+        return await self._runtime.run_sync(_read, self._file, self._offset + offset, size_bytes)
 
     async def digest(self) -> bytes:
         """Return the SHA-256 of the whole range."""
