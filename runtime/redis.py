@@ -132,9 +132,9 @@ class RedisServer:
                         if self.available:
                             await self._lost.wait()
                         await trio.sleep(PROBE_SECONDS)
-            except (RedisError, OSError, ExceptionGroup) as error:
+            except (RedisError, OSError, BaseExceptionGroup) as error:
                 # The client itself has fallen, which it does when it is let in no further than the door.
-                self._away(error)
+                self._away(_failure(error))
             finally:
                 self._client = None
             if not started:
@@ -190,8 +190,8 @@ class RedisServer:
                                 on_listening()
                             if message["type"] == "message" and isinstance(message["data"], bytes):
                                 await hear(message["data"])
-                except (RedisError, OSError, ExceptionGroup) as error:
-                    self._away(error)
+                except (RedisError, OSError, BaseExceptionGroup) as error:
+                    self._away(_failure(error))
             await trio.sleep(PROBE_SECONDS)
 
     async def read_map(self, key: str) -> dict[bytes, bytes]:
@@ -243,6 +243,19 @@ class RedisServer:
             log.warning("redis is away", address=str(self.address), reason=reason)
         self.trouble = reason
         self._lost.set()
+
+
+def _failure(error: BaseException) -> Exception:
+    """Return what failed, unless somebody wants us to stop: then that is raised, without what failed beside it. A
+    client that is cancelled takes leave of the server on a connection that it may have closed before."""
+    if not isinstance(error, BaseExceptionGroup):
+        assert isinstance(error, Exception)
+        return error
+    failed, stopped = error.split(Exception)
+    if stopped is not None:
+        raise stopped
+    assert isinstance(failed, ExceptionGroup)
+    return failed
 
 
 def _reason(error: BaseException) -> str:

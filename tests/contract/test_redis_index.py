@@ -262,3 +262,20 @@ async def test_what_is_published_is_heard_again_soon_after_the_server_is_back() 
             await server.publish("x", b"two")
             await until(lambda: heard == [b"\x00 one", b"two"])
             connection.cancel_scope.cancel()
+
+
+async def test_a_listener_is_cancelled_together_with_its_connection(redis: RedisProcess) -> None:
+    # Which of the two is told first is drawn by trio; a stop of a tracker must be silent either way.
+    for _ in range(30):
+        server = RedisServer(RedisAddress.parse(redis.address), PASSWORD)
+        listening = trio.Event()
+
+        async def hear(data: bytes) -> None:
+            raise AssertionError(data)
+
+        async with trio.open_nursery() as connection:
+            await connection.start(server.run)
+            connection.start_soon(server.listen, "x", hear, listening.set)
+            await listening.wait()
+            connection.cancel_scope.cancel()
+        assert connection.cancel_scope.cancelled_caught
