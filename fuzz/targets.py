@@ -43,9 +43,10 @@ from protocol.limits import (
     PROTOCOL_VERSION,
 )
 from protocol.manifest import Manifest
-from runtime.config import load_config
+from runtime.config import parse_file, settings_of
 from runtime.discovery import SERVICE, read_announcement
 from runtime.identity import judge, raw_public_key, read_revocations
+from runtime.places import Places
 from runtime.sealed import HEADER_BYTES, OVERHEAD_BYTES, SEGMENT_BYTES, Opener, Sealer
 from runtime.seam import WebAnswer
 from runtime.terminal import escape_controls
@@ -74,6 +75,7 @@ _ENDS: tuple[tuple[Role | None, Role | None], ...] = (
     (None, None),
 )
 # Where the raw bytes of blocks go: one for all inputs, as long as the longest block.
+PIECES_MAX = 64
 _BLOCK = bytearray(BLOCK_BYTES_MAX)
 
 
@@ -88,7 +90,8 @@ def frames(data: bytes) -> None:
         if data[0] & 0x80 and ours is not None and theirs is not None:
             connection.receive_data(_HELLO)
             connection.next_message()
-        step = 1 + (data[0] >> 3 & 0x0F) * 7
+        # Many small pieces find no more than some; a long input in steps of a byte only costs time.
+        step = max(1 + (data[0] >> 3 & 0x0F) * 7, len(rest) // PIECES_MAX)
         while rest:
             target = connection.wanted()
             assert 0 < len(target) <= len(_BLOCK), "a place for more than a block"
@@ -231,10 +234,11 @@ _CONFIGS: tuple[tuple[type, str], ...] = (
 )
 
 
-@cache
-def _config_file() -> tuple[int, Path]:
-    descriptor = os.memfd_create("config", os.MFD_CLOEXEC)
-    return descriptor, Path(f"/proc/self/fd/{descriptor}")
+_CONFIG_FILE = Path("upswarm.toml")
+
+
+# What callers set themselves: without it every input would end as one that lacks it.
+_PLACES = {"places": Places.of(Path("/folder"), "daemon")}
 
 
 def config(data: bytes) -> None:
@@ -242,17 +246,16 @@ def config(data: bytes) -> None:
     if not data:
         return
     kind, section = _CONFIGS[data[0] % 3]
-    descriptor, path = _config_file()
     environment: dict[str, str] = {}
     rest = data[1:]
     if data[0] & 0x80:
         key, _, value = rest.decode("utf-8", "replace").partition("=")
         environment[f"UPSWARM_{section.upper()}_{key[:40]}"] = value
         rest = b""
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, rest, 0)
+    fixed = {} if kind is TrackerConfig else _PLACES
     with contextlib.suppress(ConfigError):
-        load_config(kind, section, file=path, environment=environment, flags={})
+        sections = parse_file(rest, _CONFIG_FILE)
+        settings_of(kind, section, sections, file=_CONFIG_FILE, environment=environment, flags={}, fixed=fixed)
     with contextlib.suppress(ValueError, ConfigError):
         Timetable.parse(rest.decode("utf-8", "replace"))
 

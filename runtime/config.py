@@ -19,6 +19,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,6 +125,15 @@ def read_file(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_file(data, path)
+
+
+def parse_file(data: bytes, path: Path) -> dict[str, dict[str, Any]]:
+    """Return the sections of a config file of this content; ``path`` is for the sentence of an error.
+
+    Raises:
+        ConfigError: it is too long, is no TOML, or has a section that no program reads.
+    """
     if len(data) > CONFIG_BYTES_MAX:
         raise ConfigError(f"{path}: more than {CONFIG_BYTES_MAX} bytes, that is no config file")
     try:
@@ -155,13 +165,32 @@ def load_config(
     Raises:
         ConfigError: a setting is unknown, of the wrong kind, or impossible.
     """
-    fixed = dict(fixed or {})
-    hints = typing.get_type_hints(kind)
+    return settings_of(
+        kind, section, read_file(file), file=file, environment=environment, flags=flags, fixed=dict(fixed or {})
+    )
+
+
+def settings_of(
+    kind: type[C],
+    section: str,
+    sections: Mapping[str, dict[str, Any]],
+    *,
+    file: Path,
+    environment: Mapping[str, str],
+    flags: Mapping[str, object],
+    fixed: Mapping[str, object],
+) -> C:
+    """Return the settings of one program from a file that was read (``sections``); else as ``load_config``.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong kind, or impossible.
+    """
+    hints = _hints_of(kind)
     names = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in fixed]  # type: ignore[arg-type]  # C is a dataclass
     values: dict[str, object] = {}
     prefix = f"UPSWARM_{section.upper()}_"
     sources: list[tuple[Mapping[str, object], Callable[[str], str], bool]] = [
-        (read_file(file).get(section, {}), lambda key: f"{file}: [{section}] {key}", False),
+        (sections.get(section, {}), lambda key: f"{file}: [{section}] {key}", False),
         (
             {key.removeprefix(prefix).lower(): text for key, text in environment.items() if key.startswith(prefix)},
             lambda key: f"environment {prefix}{key.upper()}",
@@ -191,6 +220,11 @@ def load_config(
             raise
         flag = missing[0].replace("_", "-")
         raise ConfigError(f"[{section}] {missing[0]} is needed: give --{flag}, or write it into {file}") from error
+
+
+@cache
+def _hints_of(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _value(raw: object, hint: Any, name: str, *, is_text: bool) -> object:
