@@ -431,7 +431,7 @@ class TrackerLink:
         self._answered = trio.Event()
         # Messages made but not posted yet come after this beat; a beat must not promise them.
         sequence = self._untold[0].sequence - 1 if self._untold else self._inventory.sequence
-        link.post(
+        link.answer(
             m.Heartbeat(
                 number=self._beat_number,
                 epoch=self._inventory.epoch,

@@ -1,7 +1,8 @@
-"""One link: a secure stream that speaks messages. One writer task, one reader, and a watch for silence.
+"""One link: a secure stream that speaks messages. One reader, a watch for silence, and a writer while it is needed.
 
-``post`` queues a control message and never waits; ``send_block`` waits until its bytes are on their way. Control
-frames go between blocks, so none waits behind more than one block. Pings, Pongs and Goodbyes are dealt with here.
+``post`` queues a control message and never waits; ``answer`` sends it in the same moment when nothing is before it;
+``send_block`` waits until its bytes are on their way. Control frames go between blocks, so none waits behind more than
+one block. Pings, Pongs and Goodbyes are dealt with here.
 Which messages are legal is decided in protocol/connection.py; what they mean is not our business.
 """
 
@@ -51,6 +52,11 @@ class Link:
         self._wake = trio.Event()
         self._ended = trio.Event()
         self._closing = False
+        self._life: trio.Nursery | None = None  # while it runs
+        self._writing = (
+            False  # a writer is there; for blocks it stays, and for a message now and then it comes and goes
+        )
+        self._blocks = False
         self._heard_at = trio.current_time()
         self._listening_since: float | None = None
         self._ping_number = 0
@@ -118,7 +124,28 @@ class Link:
         if self._control_bytes > CONTROL_BYTES_MAX:
             self._end(f"{self.remote} does not read: {self._control_bytes} bytes of messages wait")
             return
-        self._wake.set()
+        self._wake_writer()
+
+    def answer(self, message: m.Message) -> None:
+        """As ``post``, but it leaves at once if it can: for who says one thing at a time, to many, and need not wake a
+        task for each. What is posted in a row leaves together by ``post``."""
+        waiting = self._control or self._control_bytes or self._block_leaving
+        if self._send_now is None or self._life is None or waiting or not self.alive:
+            self.post(message)
+            return
+        data = self._connection.send(message)
+        try:
+            left = self._send_now(data)
+        except LinkLost as error:
+            self._end(str(error))
+            return
+        if left:
+            self.bytes_sent += len(data)
+            return
+        # Not now: it is queued. A part of it went: nothing is left to queue, and the writer flushes the rest.
+        self._control.append(data if left is None else b"")
+        self._control_bytes += len(self._control[-1])
+        self._wake_writer()
 
     async def send_block(self, block: m.Block, data: memoryview) -> None:
         """Send a block and its bytes; return when they have left us. One caller at a time.
@@ -132,7 +159,8 @@ class Link:
             raise LocalProtocolError("one block at a time, of the announced length")
         done = trio.Event()
         self._block = (self._connection.send(block), data, done)
-        self._wake.set()
+        self._blocks = True
+        self._wake_writer()
         try:
             await done.wait()
         except trio.Cancelled:
@@ -156,7 +184,7 @@ class Link:
             text = reason.encode("utf-8")[:SENTENCE_BYTES_MAX].decode("utf-8", "ignore")
             self.post(m.Goodbye(code=code, reason=text))
             self._closing = True
-            self._wake.set()
+            self._wake_writer()
 
     async def wait_ended(self) -> None:
         """Wait until the link is gone."""
@@ -180,7 +208,7 @@ class Link:
                     self._end("they hung up")
                     return None
                 if isinstance(message, m.Ping):
-                    self.post(m.Pong(number=message.number))
+                    self.answer(m.Pong(number=message.number))
                 elif isinstance(message, m.Pong):
                     self._pong(message)
                 elif isinstance(message, m.Goodbye):
@@ -254,29 +282,41 @@ class Link:
         """Write what is to be written until the link ends; the stream is closed then. Never raises for their faults."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_silence)
-                try:
-                    await self._write()
-                    self._end("closed by us")
-                except LinkLost as error:
-                    self._end(str(error))
+                self._life = nursery
+                if self._control or self._block is not None or self._closing:
+                    self._wake_writer()
+                await self._watch_silence()
                 nursery.cancel_scope.cancel()
         finally:
+            self._life = None
             self._end("closed by us")
+
+    def _wake_writer(self) -> None:
+        if self._writing:
+            self._wake.set()
+        elif self._life is not None and self.lost is None:
+            self._writing = True
+            self._life.start_soon(self._write)
 
     def ping(self) -> None:
         """Give a sign of life, and measure the round trip. An earlier Ping that is still unanswered is not waited for:
         to the other side, which may be all right, we would be the silent ones."""
         self._ping_number = (self._ping_number + 1) % 2**32
         self._ping_sent_at = trio.current_time()
-        self.post(m.Ping(number=self._ping_number))
+        self.answer(m.Ping(number=self._ping_number))
 
     async def _write(self) -> None:
+        try:
+            await self._write_all()
+        except LinkLost as error:
+            self._end(str(error))
+
+    async def _write_all(self) -> None:
         while self.lost is None:
             if self._control:
                 data = b"".join(self._control)
                 self._control.clear()
-                left = self._send_now(data) if self._send_now is not None else None
+                left = self._send_now(data) if self._send_now is not None and data else None
                 if left:
                     self.bytes_sent += len(data)
                 else:
@@ -285,7 +325,7 @@ class Link:
                 self._room.set()
                 self._room = trio.Event()
             elif self._closing:
-                return
+                self._end("closed by us")
             elif self._block is not None:
                 header, raw, done = self._block
                 self._block_leaving = True
@@ -293,6 +333,10 @@ class Link:
                 self._block_leaving = False
                 self._block = None
                 done.set()
+            elif not self._blocks:
+                # A quiet link needs no task that waits: a thousand of them are what fills a tracker's memory.
+                self._writing = False
+                return
             else:
                 self._wake = trio.Event()
                 await self._wake.wait()
@@ -310,8 +354,10 @@ class Link:
 
     async def _watch_silence(self) -> None:
         wait_seconds = SILENCE_SECONDS_MAX / 3
-        while True:
-            await trio.sleep(wait_seconds)
+        while self.lost is None:
+            with trio.move_on_after(wait_seconds):
+                await self._ended.wait()
+                return
             self.ping()
             wait_seconds = SILENCE_SECONDS_MAX / 3
             if self._listening_since is None:

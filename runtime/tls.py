@@ -27,7 +27,7 @@ from protocol.limits import ALPN, ALPN_JOIN, HANDSHAKE_SECONDS_MAX
 from runtime.identity import Credentials, Peer
 from runtime.seam import Buffer, ByteStream, Line, SecureStream
 
-# A quiet link gets by with one record's worth; a busy one grows to what a socket delivers at once.
+# What a quiet link gets by with, and what a socket delivers at once to a busy one.
 _RECEIVE_BYTES_MIN = 16 * 1024
 _RECEIVE_BYTES_MAX = 512 * 1024
 _SEND_BYTES = 512 * 1024
@@ -75,7 +75,9 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         # With a buffer, read() returns a count; typeshed only knows the other form.
         self._read = cast(Callable[[int, memoryview], int], self._tls.read)
-        self._received = memoryview(bytearray(_RECEIVE_BYTES_MIN))
+        # A stream that fills it and returns in one go needs it for that moment only: all such share one.
+        self._fills_at_once: bool = getattr(stream, "fills_at_once", False)
+        self._received = _shared_buffer() if self._fills_at_once else memoryview(bytearray(_RECEIVE_BYTES_MIN))
         self._sending = trio.Lock()
         self._rest = memoryview(b"")  # left the BIO, and not us yet
         self._send_raw: Callable[[Buffer], int] | None = getattr(stream, "send_now", None)
@@ -169,6 +171,10 @@ class TlsStream:
         """See ``seam.ByteStream``. Fills as much of ``target`` as has arrived: records are 16 KiB, blocks are not."""
         done = 0
         size = len(target)
+        incoming = self._incoming
+        if size and not (incoming.pending or incoming.eof or self._tls.pending() or self._outgoing.pending):
+            # Nothing can be there: asking OpenSSL all the same costs an exception for each message.
+            await self._fill()
         while True:
             try:
                 while done < size:
@@ -208,8 +214,21 @@ class TlsStream:
             self._incoming.write_eof()
             return
         self._incoming.write(self._received[:count])
-        if count == len(self._received) < _RECEIVE_BYTES_MAX:
+        if count == len(self._received) < _RECEIVE_BYTES_MAX and not self._fills_at_once:
             self._received = memoryview(bytearray(len(self._received) * 4))
+
+
+_shared: trio.lowlevel.RunVar[memoryview] = trio.lowlevel.RunVar("receive buffer")
+
+
+def _shared_buffer() -> memoryview:
+    """Return the receive buffer of this event loop: between filling it and emptying it no other task may run."""
+    try:
+        return _shared.get()
+    except LookupError:
+        buffer = memoryview(bytearray(_RECEIVE_BYTES_MAX))
+        _shared.set(buffer)
+        return buffer
 
 
 def _reason(error: ssl.SSLError) -> str:

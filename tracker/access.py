@@ -258,7 +258,7 @@ class Access:
         pace = self._pace
         wanted = await self._index.beat(profile, heartbeat, now, interval_seconds=pace.interval_seconds)
         interval = pace.interval_for(self._runtime.random.random() if pace.jitter else 0.0)
-        link.post(
+        link.answer(
             m.HeartbeatAnswer(
                 number=heartbeat.number,
                 interval_milliseconds=round(interval * 1000),

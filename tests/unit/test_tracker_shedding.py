@@ -26,6 +26,8 @@ class FakeLink:
     def post(self, message: m.Message) -> None:
         self.posted.append(message)
 
+    answer = post
+
 
 class Desk:
     """An Access without anything around it."""
