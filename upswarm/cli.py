@@ -10,6 +10,7 @@ Exit codes: 0 ok, 1 failed, 2 usage or config, 3 no daemon, 4 not found, 5 tempo
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -18,6 +19,7 @@ from typing import NoReturn
 import click
 
 from protocol.errors import UpswarmError
+from runtime.terminal import escape_controls
 from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, Console, home_option, json_option
 
 # Module of upswarm → its verbs; a test holds it to what the modules say.
@@ -69,6 +71,13 @@ def cli() -> None:
     """Many machines push one file into storage together."""
 
 
+def _show(error: click.ClickException) -> None:
+    """Say what is wrong with the usage. What was given may be a file's name, which somebody else chose (``put *``)."""
+    text = io.StringIO()
+    error.show(text)
+    click.echo(escape_controls(text.getvalue(), keep="\n\t"), err=True, nl=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and end the process with its exit code."""
     console = Console()
@@ -82,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("upswarm: interrupted", err=True)

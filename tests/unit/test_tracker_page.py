@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,7 @@ from support.pairs import node, some_tag
 
 from protocol.errors import ConfigError
 from runtime.http import HttpServer
+from tracker.page.api import json_response
 from tracker.page.words import ago, colour, duration, percent, rate, size, utc
 
 Client = httpx2.AsyncClient
@@ -332,3 +334,10 @@ def test_an_address_in_use_is_told_before_anything_starts() -> None:
             HttpServer(server.address)
     finally:
         server.close()
+
+
+def test_json_is_ascii_and_says_the_same() -> None:
+    name = "\x1b[2J \x9b \x7f \u202e \U0001f600 ä"
+    body = json_response({"name": name, "list": [name]}).body
+    assert bytes(body).isascii() and b"\x7f" not in body
+    assert json.loads(bytes(body)) == {"name": name, "list": [name]}

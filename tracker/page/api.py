@@ -6,6 +6,7 @@ Within v1 fields are added, never removed or changed. An error is ``{"error": CO
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from tracker.sight import Sight
 
 MEDIA_TYPE = "application/json"
 PREFIX = "/api/v1"
+# Only texts have any: the rest of JSON is ASCII.
+_NOT_PLAIN = re.compile(r"[^\x20-\x7e]+")
 NO_JOB = "no upload of that tag is open, and none ended lately"
 
 
@@ -42,8 +45,14 @@ class Refused(Exception):
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return ``value`` as JSON."""
-    return Response(msgspec.json.encode(value), status, media_type=MEDIA_TYPE)
+    """Return ``value`` as JSON: in ASCII, because people read it on terminals, which obey C1 controls in names."""
+    text = msgspec.json.encode(value).decode("utf-8")
+    return Response(_NOT_PLAIN.sub(_escaped, text).encode("ascii"), status, media_type=MEDIA_TYPE)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 @dataclass(frozen=True, slots=True)
