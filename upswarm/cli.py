@@ -75,7 +75,7 @@ def _show(error: click.ClickException) -> None:
     """Say what is wrong with the usage. What was given may be a file's name, which somebody else chose (``put *``)."""
     text = io.StringIO()
     error.show(text)
-    click.echo(escape_controls(text.getvalue(), keep="\n\t"), err=True, nl=False)
+    click.echo(escape_controls(text.getvalue().expandtabs(4), keep="\n"), err=True, nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
