@@ -15,8 +15,9 @@ _WINDOW_SECONDS = 1.0
 # The fastest is forgotten by half in so long: lines change.
 _HALF_LIFE_SECONDS = 10.0
 _FULL_SHARE = 0.75
-# Less of the time than this something is on its way to a full line.
-_BUSY_SHARE = 0.3
+# On a full line something is on its way all the time. Less than that, and there is room for more: a fast line would
+# otherwise be held at this share of what it carries.
+_BUSY_SHARE = 0.95
 _KNOWN_SECONDS = 0.2
 
 

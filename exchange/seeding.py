@@ -126,12 +126,14 @@ class Seeding:
         if owner is not None:
             if chunk not in spread.receivers[owner].suggested:
                 return not receiver.urgent
-            # Suggested to another one that has not asked for it: first come, first served, but for storage.
+            # Suggested to another one that has not asked for it: first come, first served, among those whose turn it
+            # is, but for storage. Each chunk in reserve would go to somebody else yet otherwise, and twice as many
+            # chunks would be on their way at half the rate.
             if spread.receivers[owner].storage:
                 return True
-            spread.disown(chunk)
-        elif not receiver.urgent and spread.is_anothers_turn(link, tag.chunks - len(spread.left) - len(spread.owners)):
+        if not receiver.urgent and spread.is_anothers_turn(link, tag.chunks - len(spread.left) - len(spread.owners)):
             return True
+        spread.disown(chunk)
         spread.owners[chunk] = link
         return False
 

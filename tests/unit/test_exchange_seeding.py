@@ -276,6 +276,31 @@ def test_of_a_large_crowd_only_a_few_get_first_copies_at_a_time() -> None:
     assert seeding.suggestions(20, tag, held, 0.0), "somebody else's turn has come"
 
 
+def test_who_has_no_turn_takes_nothing_that_another_one_has_in_reserve() -> None:
+    tag = Tag(b"l" * 32, 200)
+    seeding = Seeding(random.Random(1))
+    for link in range(1, 51):
+        seeding.join(link, tag, storage=link == 50)
+    held = Bitmap.full(200)
+    reserves = [seeding.suggestions(link, tag, held, 0.0)[-1] for link in range(1, RECEIVERS_AT_ONCE + 1)]
+    assert all(seeding.asked(20, tag, chunk, 0.1) for chunk in reserves)
+    assert seeding.asked(2, tag, reserves[0], 0.1) is False, "one whose turn it is may"
+
+
+def test_a_fast_line_that_is_asked_for_nine_tenths_is_not_full() -> None:
+    flow = Flow(0.0)
+    for hundredth in range(1000):
+        flow.begun(hundredth / 100)
+        flow.left(100_000, hundredth / 100)
+        flow.ended(hundredth / 100 + 0.009)
+    assert not flow.is_full(9.995)
+    for hundredth in range(1000, 1200):
+        flow.begun(hundredth / 100)
+        flow.left(100_000, hundredth / 100)
+        flow.ended(hundredth / 100 + 0.01)
+    assert flow.is_full(11.995)
+
+
 def test_of_hundreds_of_links_only_a_few_get_something_again_while_something_leaves_first() -> None:
     uplink = Uplink(0.0, None, None)
     for link in range(1, 201):
