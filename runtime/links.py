@@ -10,8 +10,6 @@ first that proves to be the node wins.
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -28,13 +26,11 @@ from protocol.limits import DIRECT_PARTS, JOB_MAPS, KEEPING, PROTOCOL_VERSION, W
 from runtime.identity import Credentials, Peer
 from runtime.link import Link, running
 from runtime.seam import ByteStream, Listener, Runtime, SecureStream
+from runtime.strangers import Strangers
 from runtime.tls import Expected
 
 log = structlog.get_logger()
 
-# Sockets that have not proven who they are: per address, and in all. 51 KiB each at most.
-STRANGERS_PER_HOST_MAX = 32
-STRANGERS_MAX = 1024
 # A member that opens link after link is broken or hostile; each may cost us megabytes of queued messages.
 LINKS_PER_NODE_MAX = 8
 # All addresses together, from the first packet to Hello. One that is reachable answers in a fraction of it.
@@ -51,31 +47,6 @@ class ServeDoor(Protocol):
     """What a tracker does with a node that has no certificate yet."""
 
     async def __call__(self, stream: SecureStream) -> None: ...
-
-
-@dataclass
-class Strangers:
-    """How many connections have not proven anything yet, by host."""
-
-    total: int = 0
-    hosts: dict[str, int] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def admit(self, remote: str) -> Iterator[bool]:
-        """Count one while the block lasts; yields False when there are too many."""
-        host = origin(remote)
-        if self.total >= STRANGERS_MAX or self.hosts.get(host, 0) >= STRANGERS_PER_HOST_MAX:
-            yield False
-            return
-        self.total += 1
-        self.hosts[host] = self.hosts.get(host, 0) + 1
-        try:
-            yield True
-        finally:
-            self.total -= 1
-            self.hosts[host] -= 1
-            if not self.hosts[host]:
-                del self.hosts[host]
 
 
 @dataclass
@@ -279,33 +250,40 @@ class Links:
                 strangers.start_soon(self._welcome, stream, name=f"stranger {stream.remote}")
 
     async def _welcome(self, raw: ByteStream) -> None:
-        with self._strangers.admit(raw.remote) as admitted:
-            if not admitted:
-                raw.close()
-                log.warning("too many strangers", remote=raw.remote)
-                return
-            try:
-                stream, peer = await self._runtime.security.accept(
-                    raw, self.credentials, door=self._serve_door is not None
-                )
-            except (NotTrusted, LinkLost) as error:
-                log.warning("stranger refused", remote=raw.remote, reason=str(error))
-                return
-            if peer is None:
-                await self._open_door(stream)
-                return
-            if sum(link.peer.node == peer.node for link in self._links) >= LINKS_PER_NODE_MAX:
-                log.warning("too many links", remote=raw.remote, peer=peer.node)
-                stream.close()
-                return
-            link = Link(stream, peer, Connection(self.credentials.role, peer.role), dialled=False)
-            try:
-                await self._open(link, stream)
-            except (LinkLost, RemoteProtocolError) as error:
-                log.warning("link refused", remote=raw.remote, peer=peer.node, reason=str(error))
-                return
-        self._links[link] = None
-        await self._live(link)
+        try:
+            async with self._strangers.admit(raw.remote) as admitted:
+                link = await self._meet_stranger(raw) if admitted else None
+        except trio.Cancelled:
+            raw.close()
+            raise
+        if not admitted:
+            raw.close()
+            log.warning("too many strangers", remote=raw.remote)
+        elif link is not None:
+            self._links[link] = None
+            await self._live(link)
+
+    async def _meet_stranger(self, raw: ByteStream) -> Link | None:
+        """Return the link of a node that has proven itself; None when it has not, or came to the door."""
+        try:
+            stream, peer = await self._runtime.security.accept(raw, self.credentials, door=self._serve_door is not None)
+        except (NotTrusted, LinkLost) as error:
+            log.warning("stranger refused", remote=raw.remote, reason=str(error))
+            return None
+        if peer is None:
+            await self._open_door(stream)
+            return None
+        if sum(link.peer.node == peer.node for link in self._links) >= LINKS_PER_NODE_MAX:
+            log.warning("too many links", remote=raw.remote, peer=peer.node)
+            stream.close()
+            return None
+        link = Link(stream, peer, Connection(self.credentials.role, peer.role), dialled=False)
+        try:
+            await self._open(link, stream)
+        except (LinkLost, RemoteProtocolError) as error:
+            log.warning("link refused", remote=raw.remote, peer=peer.node, reason=str(error))
+            return None
+        return link
 
     async def _open_door(self, stream: SecureStream) -> None:
         assert self._serve_door is not None
@@ -338,20 +316,6 @@ def _is_trusted(credentials: Credentials, certificate: bytes | None) -> bool:
         return certificate is not None and bool(credentials.judge(certificate))
     except NotTrusted:
         return False
-
-
-def origin(remote: str) -> str:
-    """Return what strangers are counted by: the host, or the /64 network of an IPv6 one, which one person has whole."""
-    host = parse_address(remote)[0]
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address), 64), strict=False))
 
 
 def shorten(name: str) -> str:
