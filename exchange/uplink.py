@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -66,6 +67,7 @@ _Place = tuple[Tag, int, int]
 # Who goes first: own before help, and within each what leaves for the first time before what leaves again.
 _Class = tuple[Purpose, bool]
 _CLASSES: tuple[_Class, ...] = tuple((purpose, again) for purpose in Purpose for again in (False, True))
+_FIRST: tuple[_Class, ...] = tuple(kind for kind in _CLASSES if not kind[1])
 
 
 class _Queue:
@@ -92,6 +94,8 @@ class Uplink:
         self._help = Budget(help_bytes_per_second, now)
         self._flow = Flow(now)
         self._queues: dict[int, _Queue] = {}
+        self._waiting: dict[_Class, set[int]] = {kind: set() for kind in _CLASSES}  # the links of which something waits
+        self._repeats = 0  # blocks on their way that leave again
         self._first_at = -math.inf  # when something last left, or was to leave, for the first time
         self._turn_bytes = 0  # of whom was served last
 
@@ -114,6 +118,7 @@ class Uplink:
             # Nobody saves up turns by asking for nothing.
             queue.turn_bytes = max(queue.turn_bytes, self._turn_bytes)
         queue.waiting[purpose, again][place] = wanted
+        self._waiting[purpose, again].add(link)
         return True
 
     def waiting(self, link: int) -> int:
@@ -125,8 +130,9 @@ class Uplink:
         """Take a waiting request out; None when it is none (any more)."""
         queue = self._queues.get(link)
         if queue is not None:
-            for waiting in queue.waiting.values():
+            for kind, waiting in queue.waiting.items():
                 if (wanted := waiting.pop((tag, chunk, offset), None)) is not None:
+                    self._note(link, kind, waiting)
                     return wanted
         return None
 
@@ -135,9 +141,10 @@ class Uplink:
         queue = self._queues.get(link)
         gone: list[Wanted] = []
         if queue is not None:
-            for waiting in queue.waiting.values():
+            for kind, waiting in queue.waiting.items():
                 for place in [place for place in waiting if place[0] == tag]:
                     gone.append(waiting.pop(place))
+                self._note(link, kind, waiting)
         return gone
 
     def drop(self, link: int, now: float) -> None:
@@ -145,6 +152,9 @@ class Uplink:
         queue = self._queues.pop(link, None)
         if queue is not None:
             self._flow.ended(now, len(queue.granted))
+            self._repeats -= sum(queue.granted)
+            for links in self._waiting.values():
+                links.discard(link)
 
     def next_grant(self, now: float) -> Grant | None:
         """Return what to send now, or None: nothing waits, or no budget (see ``wait_seconds``)."""
@@ -156,14 +166,10 @@ class Uplink:
             purpose, again = kind
             if (purpose is Purpose.HELP and not may_help) or (again and not may_repeat):
                 continue
-            candidates = [
-                (queue.turn_bytes, link)
-                for link, queue in self._queues.items()
-                if queue.waiting[kind] and len(queue.granted) < GRANTS_PER_LINK_MAX
-            ]
-            if candidates:
-                # Among equals the one that came first: links are numbered upwards.
-                return self._grant(min(candidates)[1], kind, now)
+            # Among equals the one that came first: links are numbered upwards.
+            turn = min(((self._queues[link].turn_bytes, link) for link in self._free(kind)), default=None)
+            if turn is not None:
+                return self._grant(turn[1], kind, now)
         return None
 
     def _grant(self, link: int, kind: _Class, now: float) -> Grant:
@@ -173,6 +179,8 @@ class Uplink:
         self._turn_bytes = queue.turn_bytes
         queue.turn_bytes += wanted.length
         queue.granted.append(again)
+        self._repeats += again
+        self._note(link, kind, queue.waiting[kind])
         self._flow.begun(now)
         if not again:
             self._first_at = now
@@ -182,17 +190,24 @@ class Uplink:
         return Grant(link, wanted)
 
     def _may_repeat(self, now: float) -> bool:
-        first_waits = any(queue.waiting[purpose, False] for queue in self._queues.values() for purpose in Purpose)
+        first_waits = any(self._waiting[kind] for kind in _FIRST)
         if not (first_waits or now - self._first_at < FIRST_SECONDS):
             return True
-        repeats = sum(sum(queue.granted) for queue in self._queues.values())
-        return repeats < REPEATS_AT_ONCE and not self._flow.is_full(now)
+        return self._repeats < REPEATS_AT_ONCE and not self._flow.is_full(now)
+
+    def _free(self, kind: _Class) -> Iterator[int]:
+        """Yield the links of which something of ``kind`` waits and may leave."""
+        return (link for link in self._waiting[kind] if len(self._queues[link].granted) < GRANTS_PER_LINK_MAX)
+
+    def _note(self, link: int, kind: _Class, waiting: dict[_Place, Wanted]) -> None:
+        if not waiting:
+            self._waiting[kind].discard(link)
 
     def sent(self, link: int, now: float) -> None:
         """A granted block has left, or could not be sent; the link may have another."""
         queue = self._queues.get(link)
         if queue is not None:
-            queue.granted.popleft()
+            self._repeats -= queue.granted.popleft()
             self._flow.ended(now)
 
     def flowed(self, size_bytes: int, now: float) -> None:
@@ -216,16 +231,16 @@ class Uplink:
     def wait_seconds(self, now: float) -> float:
         """Return when to ask again although nothing happened: until the budgets allow what waits; infinity: never."""
         if self.paused:
-            return float("inf")
-        up_seconds = self._up.wait_seconds(now)
-        seconds_of = {Purpose.OWN: up_seconds, Purpose.HELP: max(up_seconds, self._help.wait_seconds(now))}
-        repeat_seconds = 0.0 if self._may_repeat(now) else _LOOK_SECONDS
-        waits = float("inf")
-        for queue in self._queues.values():
-            if len(queue.granted) >= GRANTS_PER_LINK_MAX:
+            return math.inf
+        waits = math.inf
+        for kind in _CLASSES:
+            if next(self._free(kind), None) is None:
                 continue
-            for kind in _CLASSES:
-                if queue.waiting[kind]:
-                    purpose, again = kind
-                    waits = min(waits, max(seconds_of[purpose], repeat_seconds if again else 0.0))
+            purpose, again = kind
+            seconds = self._up.wait_seconds(now)
+            if purpose is Purpose.HELP:
+                seconds = max(seconds, self._help.wait_seconds(now))
+            if again and not self._may_repeat(now):
+                seconds = max(seconds, _LOOK_SECONDS)
+            waits = min(waits, seconds)
         return waits
