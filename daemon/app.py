@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from daemon.fetching import Fetching
 from daemon.getrecord import Get
 from daemon.gets import Gets
 from daemon.holders import Holders
+from daemon.lan import Lan
 from daemon.library import Library
 from daemon.neighbours import Neighbours
 from daemon.orders import Orders
@@ -42,11 +43,11 @@ from daemon.watching import Observe, Watching
 from exchange.engine import Engine
 from protocol import messages as m
 from protocol.errors import ConfigError, StorageError
-from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_address
-from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
+from protocol.ids import Role, Tag, parse_address
+from runtime.discovery import Announcement, Discovery, ZeroconfDiscovery
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.hooks import Hooks
-from runtime.hosts import Network, on_lan, on_networks, own_networks
+from runtime.hosts import Network, own_networks
 from runtime.inventory import InventoryBook
 from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
@@ -65,6 +66,8 @@ log = structlog.get_logger()
 LAST_ANSWER_SECONDS = 0.5
 ENDED_SHOWN_MAX = 20
 TIMETABLE_SECONDS_MAX = 60.0
+# Holdings written into the inventory in one go, a few milliseconds.
+HOLDINGS_BATCH = 512
 # What changes while we run (SIGHUP); everything else was built upon.
 RELOADED = (
     "up_bytes_per_second",
@@ -78,16 +81,6 @@ RELOADED = (
 )
 
 J = TypeVar("J", Put, Get)
-
-
-@dataclass(frozen=True, slots=True)
-class _Near:
-    """A node found on the LAN. ``near``: its addresses on networks that we are on ourselves."""
-
-    node: NodeId
-    role: Role
-    addresses: tuple[str, ...]
-    near: tuple[str, ...]
 
 
 class Daemon:
@@ -143,7 +136,8 @@ class Daemon:
             self.events,
             config.places.state / "sealed",
         )
-        holders = Holders(self.node, self.tracker_link, self.neighbours, library, self.engine, self.lan_nodes)
+        self.lan = Lan(find_own_networks)
+        holders = Holders(self.node, self.tracker_link, self.neighbours, library, self.engine, self.lan.nodes)
         self.holders = holders
         self.direct = DirectParts(self.engine, library, open_web if config.direct else None)
         self.relays = Relays(
@@ -152,7 +146,7 @@ class Daemon:
             self.engine,
             self.neighbours,
             config.places.state / "relay",
-            self.near_nodes,
+            self.lan.near_nodes,
             lambda: self.config.lend and not self.paused,
         )
         fetching = Fetching(runtime, library, self.engine, self.neighbours, holders, self.relays.make_way)
@@ -162,14 +156,10 @@ class Daemon:
         self.watching = Watching(runtime, database, self.puts, self.events, config.watch, observe)
         self._discovery = discovery
         self._tell_hooks = tell
-        self._find_own_networks = find_own_networks
-        self._lan: dict[NodeId, _Near] = {}
         self._started_at = runtime.clock.monotonic()
         self._stop = trio.Event()
         library.on_held = self._held
         library.on_lost = self._lost
-        for holding in library.holdings():
-            self.book.hold(holding)
 
     async def run(self, task_status: trio.TaskStatus[Daemon] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled, or until this node has left its swarm.
@@ -190,7 +180,7 @@ class Daemon:
                 await parts.start(self.runtime.control_server(self.config.places.control_socket, methods_of(self)).run)
                 await parts.start(self.engine.run)
                 await parts.start(self.links.run, (listener,))
-                parts.start_soon(self.tracker_link.run, name="tracker link")
+                parts.start_soon(self._tell_tracker, name="tracker link")
                 await parts.start(self.relays.run)
                 await parts.start(self.orders.run)
                 await parts.start(self.neighbours.run)
@@ -204,7 +194,8 @@ class Daemon:
                     parts.start_soon(tell_hooks, self.events, self._tell_hooks, name="hooks")
                 parts.start_soon(self._follow_timetable, name="timetable")
                 if self._discovery is not None:
-                    parts.start_soon(self._discover, self._discovery, name="discovery")
+                    own = Announcement(self.swarm, self.node, Role.PEER, self.links.addresses)
+                    parts.start_soon(self.lan.run, self._discovery, own, self.tracker_link, name="discovery")
                 task_status.started(self)
                 await self._stop.wait()
                 await trio.sleep(LAST_ANSWER_SECONDS)
@@ -219,8 +210,7 @@ class Daemon:
         if link.peer.role is Role.TRACKER:
             await self.tracker_link.serve(link)
             return
-        near = on_lan(link.remote, self._find_own_networks())
-        async with self.engine.session(link, near=near) as session:
+        async with self.engine.session(link, near=self.lan.is_near(link.remote)) as session:
             with self.neighbours.opened(link):
                 try:
                     async for message in link.messages():
@@ -280,14 +270,6 @@ class Daemon:
         """End ``run``, after the answer that is being given."""
         self._stop.set()
 
-    def lan_nodes(self) -> list[NodeAddress]:
-        """Return the nodes that were found on the LAN; only a handshake proves one."""
-        return [NodeAddress(found.node, found.role, found.addresses) for found in self._lan.values()]
-
-    def near_nodes(self) -> list[NodeAddress]:
-        """Return the nodes on the LAN with those addresses only that lead there without a router."""
-        return [NodeAddress(found.node, found.role, found.near) for found in self._lan.values() if found.near]
-
     def peers(self) -> list[PeerStatistics]:
         """Return all links."""
         return [PeerStatistics.of(link) for link in self.links if link.alive]
@@ -308,8 +290,8 @@ class Daemon:
             tracker=self.tracker_link.statistics(),
             engine=self.engine.statistics(),
             links=sum(1 for _ in self.links),
-            lan_nodes=len(self.lan_nodes()),
-            files=len(self.library.files()),
+            lan_nodes=len(self.lan.nodes()),
+            files=self.library.count(),
             partial_files=len(self.library.partials()),
             orders_carried_out=self.orders.carried_out,
             orders_refused=self.orders.refused,
@@ -319,18 +301,13 @@ class Daemon:
 
     # --- what comes ---
 
-    async def _discover(self, discovery: Discovery) -> None:
-        def found(node: LanNode) -> None:
-            near = on_networks(node.addresses, self._find_own_networks())
-            # The others lead to the same node, maybe over its own line to the internet: they are tried last.
-            rest = tuple(address for address in node.addresses if address not in near)
-            self._lan[node.node] = _Near(node.node, node.role, (*near, *rest), near)
-
-        def lost(node: NodeId) -> None:
-            self._lan.pop(node, None)
-
-        own = Announcement(self.swarm, self.node, Role.PEER, self.links.addresses)
-        await discovery.run(own, introduce_tracker(self.tracker_link, found), lost)
+    async def _tell_tracker(self) -> None:
+        # Not before we are ready: of a hundred thousand files it takes a second, and nobody waits for it.
+        for number, holding in enumerate(self.library.holdings(), start=1):
+            self.book.hold(holding)
+            if number % HOLDINGS_BATCH == 0:
+                await trio.lowlevel.checkpoint()
+        await self.tracker_link.run()
 
     async def _follow_timetable(self) -> None:
         before = self.caps

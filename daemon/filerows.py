@@ -1,13 +1,14 @@
-"""Complete files as rows of the database: what is known of one, and how it is written down. Library.py decides when."""
+"""Complete files as rows of the database: what is known of one, and how it is written down. Library.py decides when,
+known.py keeps the rows in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from protocol.ids import Tag
-from protocol.manifest import Manifest
+from protocol.manifest import Layout, Manifest
 from runtime.seam import FileStatus
 
 Origin = Literal["put", "share", "get"]
@@ -25,32 +26,31 @@ class KnownFile:
     shared: bool
     since: int
 
+    @property
+    def layout(self) -> Layout:
+        """How it is cut into chunks."""
+        return Layout.of_size(self.status.size_bytes)
 
-def read_files(cursor: Any) -> list[KnownFile]:
+
+# A row of the table: path, tag, size_bytes, mtime_ns, ctime_ns, inode, device, name, origin, shared, since.
+FileRow = tuple[bytes, bytes, int, int, int, int, int, str, Origin, int, int]
+COLUMN_PATH: Final = 0
+COLUMN_TAG: Final = 1
+COLUMN_SIZE: Final = 2
+COLUMN_NAME: Final = 7
+COLUMN_SHARED: Final = 9
+COLUMN_SINCE: Final = 10
+
+
+def read_files(cursor: Any) -> list[FileRow]:
     """Return all, by path."""
-    return [_file_of(row) for row in cursor.execute(_SELECT_FILES)]
+    return list(cursor.execute(_SELECT_FILES))
 
 
 def write_file(cursor: Any, file: KnownFile, manifest: Manifest) -> None:
     """Insert or replace a file and the manifest of its tag."""
     write_manifest(cursor, manifest)
-    status = file.status
-    cursor.execute(
-        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            bytes(file.path),
-            file.tag.to_bytes(),
-            status.size_bytes,
-            status.mtime_ns,
-            status.ctime_ns,
-            _signed(status.inode),
-            _signed(status.device),
-            file.name,
-            file.origin,
-            int(file.shared),
-            file.since,
-        ),
-    )
+    cursor.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row_of(file))
 
 
 def delete_files(cursor: Any, paths: list[Path]) -> None:
@@ -92,11 +92,38 @@ SELECT path, tag, size_bytes, mtime_ns, ctime_ns, inode, device, name, origin, s
 """
 
 
-def _file_of(row: tuple[Any, ...]) -> KnownFile:
-    path, tag, size_bytes, mtime_ns, ctime_ns, inode, device, name, origin, shared, since = row
-    status = FileStatus("file", size_bytes, mtime_ns, ctime_ns, inode & _MASK, device & _MASK)
-    return KnownFile(
-        Path(path.decode("utf-8", "surrogateescape")), Tag.from_bytes(tag), status, name, origin, bool(shared), since
+def file_of(row: FileRow) -> KnownFile:
+    """Return the file that a row tells of."""
+    _, tag, *_, name, origin, shared, since = row
+    return KnownFile(path_of(row), Tag.from_bytes(tag), status_of(row), name, origin, bool(shared), since)
+
+
+def path_of(row: FileRow) -> Path:
+    """Return where the file lies that a row tells of."""
+    return Path(row[COLUMN_PATH].decode("utf-8", "surrogateescape"))
+
+
+def status_of(row: FileRow) -> FileStatus:
+    """Return what identified the file of a row when it was hashed."""
+    _, _, size_bytes, mtime_ns, ctime_ns, inode, device, *_ = row
+    return FileStatus("file", size_bytes, mtime_ns, ctime_ns, inode & _MASK, device & _MASK)
+
+
+def row_of(file: KnownFile) -> FileRow:
+    """Return the row that tells of a file."""
+    status = file.status
+    return (
+        bytes(file.path),
+        file.tag.to_bytes(),
+        status.size_bytes,
+        status.mtime_ns,
+        status.ctime_ns,
+        _signed(status.inode),
+        _signed(status.device),
+        file.name,
+        file.origin,
+        int(file.shared),
+        file.since,
     )
 
 

@@ -20,7 +20,8 @@ from typing import Protocol
 import structlog
 
 from daemon import filerows
-from daemon.filerows import KnownFile, Origin
+from daemon.filerows import FileRow, KnownFile, Origin, path_of, status_of
+from daemon.known import KnownFiles
 from daemon.openfiles import OpenFiles
 from exchange.engine import Held
 from protocol import messages as m
@@ -61,40 +62,35 @@ class Partial:
 class Library:
     """See above. Made by ``open``."""
 
-    def __init__(self, runtime: Runtime, database: Database) -> None:
+    def __init__(self, runtime: Runtime, database: Database, known: KnownFiles) -> None:
         self.on_held: Callable[[m.Holding], None] = lambda holding: None
         self.on_lost: Callable[[Tag], None] = lambda tag: None
         self._runtime = runtime
         self._database = database
         self._open_files = OpenFiles(runtime)
-        self._files: dict[Path, KnownFile] = {}
-        self._paths: dict[Tag, dict[Path, None]] = {}
+        self._known = known
         self._partials: dict[Tag, Partial] = {}
         self._manifests: OrderedDict[Tag, Manifest] = OrderedDict()
-        self._layouts: dict[Tag, Layout] = {}
         self._wanted_stored: dict[Tag, int] = {}  # puts under way: their bytes go before help
         self._withheld: dict[Tag, int] = {}
 
     @classmethod
     async def open(cls, runtime: Runtime, database: Database) -> Library:
         """Read what we hold. Whether it is still so, ``look`` finds out; until then a read does."""
-        library = cls(runtime, database)
         await database.transaction(filerows.delete_spare_manifests)
-        for file in await database.read(filerows.read_files):
-            library._enter(file)
-        return library
+        return cls(runtime, database, KnownFiles(await database.read(filerows.read_files)))
 
     async def look(self) -> None:
         """Look at every file once: those that changed while we were away are dropped, and whoever heard of them is
         told. Beside everything else, because nobody should wait for a hundred thousand looks."""
-        known = list(self._files.values())
-        for start in range(0, len(known), STATUS_BATCH):
-            batch = known[start : start + STATUS_BATCH]
-            for file, same in zip(batch, await self._runtime.run_sync(self._unchanged, batch), strict=True):
+        rows = self._known.rows()
+        for start in range(0, len(rows), STATUS_BATCH):
+            batch = rows[start : start + STATUS_BATCH]
+            for row in await self._runtime.run_sync(self._changed, batch):
                 # Not what was entered under this path in the meantime.
-                if not same and self._files.get(file.path) is file:
-                    log.warning("file changed while the daemon was away; not offered", path=str(file.path))
-                    await self.drop(file.path)
+                if self._known.still(row):
+                    log.warning("file changed while the daemon was away; not offered", path=str(path_of(row)))
+                    await self.drop(path_of(row))
 
     async def aclose(self) -> None:
         """Close open files; the database is its owner's."""
@@ -106,9 +102,10 @@ class Library:
         """Return what we hold of ``tag`` and offer; None when nothing, or while it is withheld."""
         if tag in self._withheld:
             return None
-        if tag in self._paths:
-            own = tag in self._wanted_stored or any(self._files[path].shared for path in self._paths[tag])
-            return Held(self._layouts[tag], Bitmap.full(tag.chunks), own)
+        size_bytes = self._known.size_bytes(tag)
+        if size_bytes is not None:
+            own = tag in self._wanted_stored or self._known.is_shared(tag)
+            return Held(Layout.of_size(size_bytes), Bitmap.full(tag.chunks), own)
         partial = self._partials.get(tag)
         if partial is not None and partial.bitmap:
             return Held(partial.manifest.layout, partial.bitmap.copy(), False)
@@ -136,11 +133,10 @@ class Library:
             ChunkMissing: we do not hold it (any more). A file found changed is dropped before that.
         """
         while tag not in self._withheld:
-            path = next(iter(self._paths.get(tag, ())), None)
-            if path is None:
+            file = self._known.first(tag)
+            if file is None:
                 break
-            position = self._layouts[tag].offset_of(chunk) + offset
-            if await self._read_file(self._files[path], [(target, position)]):
+            if await self._read_file(file, [(target, file.layout.offset_of(chunk) + offset)]):
                 return
         partial = self._partials.get(tag)
         if partial is None or tag in self._withheld or chunk not in partial.bitmap:
@@ -150,43 +146,47 @@ class Library:
     async def read_ranges(self, tag: Tag, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return ranges (offset and length) of a complete file, all in one turn of a thread: they are small, and there
         may be hundreds. Raises as ``read_block``."""
-        layout = self._layouts.get(tag)
-        while layout is not None and tag not in self._withheld:
-            wrong = next((span for span in ranges if not 0 <= span[0] <= sum(span) <= layout.size_bytes), None)
-            path = next(iter(self._paths.get(tag, ())), None)
-            if wrong is not None or path is None:
+        while tag not in self._withheld:
+            file = self._known.first(tag)
+            if file is None or any(not 0 <= span[0] <= sum(span) <= file.status.size_bytes for span in ranges):
                 break
             pieces = [(memoryview(bytearray(length)), offset) for offset, length in ranges]
-            if await self._read_file(self._files[path], pieces):
+            if await self._read_file(file, pieces):
                 return [bytes(piece) for piece, _ in pieces]
         raise ChunkMissing(f"what was asked for of {tag} is not here")
 
     # --- files ---
 
+    def count(self) -> int:
+        """Return how many complete files there are."""
+        return len(self._known)
+
     def file(self, path: Path) -> KnownFile | None:
         """Return what is known of ``path``."""
-        return self._files.get(path)
+        return self._known.get(path)
 
     def files(self) -> list[KnownFile]:
         """Return all complete files, by path."""
-        return [self._files[path] for path in sorted(self._files)]
+        return self._known.files()
 
     def files_of(self, tag: Tag) -> list[KnownFile]:
         """Return the complete files that have this tag."""
-        return [self._files[path] for path in self._paths.get(tag, ())]
+        return self._known.of(tag)
+
+    def files_named(self, name: str) -> list[KnownFile]:
+        """Return the complete files of this name."""
+        return self._known.named(name)
 
     def newest_named(self, name: str) -> KnownFile | None:
         """Return the complete file of this name that we got last."""
-        named = [file for file in self._files.values() if file.name == name]
-        return max(named, key=lambda file: (file.since, str(file.path)), default=None)
+        return max(self._known.named(name), key=lambda file: (file.since, str(file.path)), default=None)
 
     async def remembered(self, path: Path) -> KnownFile | None:
         """Return what is known of ``path`` if the file there is still the one that was hashed."""
-        file = self._files.get(path)
+        file = self._known.get(path)
         if file is None:
             return None
-        (same,) = await self._runtime.run_sync(self._unchanged, [file])
-        if same:
+        if await self._runtime.run_sync(self._is, path, file.status):
             return file
         await self.drop(path)
         return None
@@ -196,27 +196,27 @@ class Library:
         file = KnownFile(
             path, manifest.tag, status, name, origin, origin == "share", int(max(0, self._runtime.clock.wall()))
         )
-        before = self._files.get(path)
+        before = self._known.get(path)
         if before is not None and before.tag == file.tag:
             # Sharing is undone by unshare alone, and a file that was put stays one.
             file = replace(file, shared=before.shared or file.shared)
         await self._database.transaction(lambda cursor: filerows.write_file(cursor, file, manifest))
-        before = self._files.get(path)
+        before = self._known.get(path)
         if before is not None and before.tag != file.tag:
-            self._leave(before)
+            self._known.leave(before)
             self._tell(before.tag)
         self._cache(manifest)
-        self._enter(file)
+        self._known.enter(file)
         await self._open_files.forget(path)
         self._tell(file.tag)
         return file
 
     async def drop(self, path: Path) -> None:
         """Hold the file at ``path`` no longer; on disk nothing changes."""
-        file = self._files.get(path)
+        file = self._known.get(path)
         if file is None:
             return
-        self._leave(file)
+        self._known.leave(file)
         self._tell(file.tag)
         await self._open_files.forget(path)
         await self._delete([path])
@@ -228,7 +228,7 @@ class Library:
 
     async def forget_manifest(self, tag: Tag) -> None:
         """Know no manifest of ``tag`` any more: what was known of it is not true. No complete file may have it."""
-        assert tag not in self._paths
+        assert tag not in self._known
         self._manifests.pop(tag, None)
         await self._database.transaction(lambda cursor: filerows.delete_manifest(cursor, tag))
 
@@ -250,13 +250,13 @@ class Library:
         partial = self._partials.get(tag)
         if partial is not None:
             partial.bitmap.add(chunk)
-            if tag not in self._paths:
+            if tag not in self._known:
                 self._tell(tag)
 
     def end_partial(self, tag: Tag) -> None:
         """The download is finished, or given up. What became a complete file stays held as one."""
         partial = self._partials.pop(tag, None)
-        if partial is not None and partial.bitmap and tag not in self._paths:
+        if partial is not None and partial.bitmap and tag not in self._known:
             self._tell(tag)
 
     # --- how it is offered ---
@@ -283,7 +283,7 @@ class Library:
 
     def holdings(self) -> Iterator[m.Holding]:
         """Yield all that we hold and offer, as inventories say it."""
-        for tag in [*self._paths, *(tag for tag in self._partials if tag not in self._paths)]:
+        for tag in [*self._known.tags(), *(tag for tag in self._partials if tag not in self._known)]:
             holding = self._holding_message(tag)
             if holding is not None:
                 yield holding
@@ -298,34 +298,22 @@ class Library:
             self.on_lost(tag)
 
     def _holding_message(self, tag: Tag) -> m.Holding | None:
-        held = self.holding(tag)
-        if held is None:
+        if tag in self._withheld:
             return None
-        files = sorted(self.files_of(tag), key=lambda file: (-file.since, str(file.path)))
-        names = list(dict.fromkeys(file.name for file in files if file.name))
-        since = files[0].since if files else 0
-        if not files:
-            partial = self._partials[tag]
-            names, since = [partial.name] if partial.name else [], partial.since
+        size_bytes = self._known.size_bytes(tag)
+        if size_bytes is not None:
+            since, names = self._known.names(tag)
+            bitmap = b""
+        else:
+            partial = self._partials.get(tag)
+            if partial is None or not partial.bitmap:
+                return None
+            size_bytes, since = partial.manifest.size_bytes, partial.since
+            names = [partial.name] if partial.name else []
+            bitmap = b"" if partial.bitmap.complete else partial.bitmap.to_bytes()
         return m.Holding(
-            tag=tag,
-            size_bytes=held.layout.size_bytes,
-            names=tuple(names[:NAMES_PER_TAG_MAX]),
-            since=since,
-            bitmap=b"" if held.bitmap.complete else held.bitmap.to_bytes(),
+            tag=tag, size_bytes=size_bytes, names=tuple(names[:NAMES_PER_TAG_MAX]), since=since, bitmap=bitmap
         )
-
-    def _enter(self, file: KnownFile) -> None:
-        self._files[file.path] = file
-        self._paths.setdefault(file.tag, {})[file.path] = None
-        self._layouts[file.tag] = Layout.of_size(file.status.size_bytes)
-
-    def _leave(self, file: KnownFile) -> None:
-        del self._files[file.path]
-        paths = self._paths[file.tag]
-        del paths[file.path]
-        if not paths:
-            del self._paths[file.tag], self._layouts[file.tag]
 
     def _cache(self, manifest: Manifest) -> Manifest:
         self._manifests[manifest.tag] = manifest
@@ -334,14 +322,14 @@ class Library:
             self._manifests.popitem(last=False)
         return manifest
 
-    def _unchanged(self, files: list[KnownFile]) -> list[bool]:
-        found = []
-        for file in files:
-            try:
-                found.append(self._runtime.disk.status(file.path) == file.status)
-            except OSError:
-                found.append(False)
-        return found
+    def _changed(self, rows: list[FileRow]) -> list[FileRow]:
+        return [row for row in rows if not self._is(path_of(row), status_of(row))]
+
+    def _is(self, path: Path, status: FileStatus) -> bool:
+        try:
+            return self._runtime.disk.status(path) == status
+        except OSError:
+            return False
 
     async def _read_file(self, file: KnownFile, targets: Sequence[tuple[memoryview, int]]) -> bool:
         """Fill each target from its position; False when the file is not what it was: it is dropped then."""
@@ -351,7 +339,7 @@ class Library:
         except OSError as error:
             log.warning("file cannot be read; not offered any more", path=str(file.path), reason=str(error))
             good = False
-        if not good and self._files.get(file.path) == file:
+        if not good and self._known.get(file.path) == file:
             log.warning("file changed; not offered any more", path=str(file.path))
             await self.drop(file.path)
         return good

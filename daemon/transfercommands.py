@@ -141,11 +141,7 @@ class TransferCommands:
             files = [file for file in [library.file(Path(what))] if file is not None]
         else:
             wanted, _ = tag_or_name(what)
-            files = (
-                library.files_of(wanted)
-                if isinstance(wanted, Tag)
-                else [file for file in library.files() if file.name == wanted]
-            )
+            files = library.files_of(wanted) if isinstance(wanted, Tag) else library.files_named(wanted)
         if not files:
             raise NotFound(f"{what[:200]}: this node offers no such file")
         for put in self._daemon.puts.active():

@@ -128,7 +128,7 @@ class ViewCommands:
             "links": [peer.to_json() for peer in self._daemon.peers()],
             "lan": [
                 {"node": found.node, "role": found.role.value, "addresses": list(found.addresses)}
-                for found in self._daemon.lan_nodes()
+                for found in self._daemon.lan.nodes()
             ],
         }
 
@@ -207,7 +207,7 @@ class ViewCommands:
                 "paused; upswarm resume" if daemon.paused else "not paused",
             ),
             ("puts", not waiting, f"waiting: {', '.join(waiting[:10])}" if waiting else "none waits"),
-            ("lan", True, f"{len(daemon.lan_nodes())} nodes seen" if daemon.config.mdns else "mDNS is switched off"),
+            ("lan", True, f"{len(daemon.lan.nodes())} nodes seen" if daemon.config.mdns else "mDNS is switched off"),
         ]
         return {"checks": [{"check": name, "ok": ok, "says": says or ""} for name, ok, says in checks]}
 

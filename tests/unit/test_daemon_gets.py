@@ -12,6 +12,7 @@ import trio
 from support.daemon_node import SECONDS_MAX, World
 from support.storage_node import manifest_of, some_bytes
 
+import daemon.app
 import exchange.spool
 from daemon.app import Daemon
 from daemon.getrecord import Get, GetState
@@ -276,7 +277,7 @@ async def test_two_daemons_exchange_a_file_by_tag_without_a_tracker(world: World
     data = some_bytes(3 * MIB)
     async with world.daemon("anna") as anna, world.daemon("bert") as bert:
         tag = await share(world, anna, world.file("film", data))
-        bert._lan[anna.node] = LanNode(anna.node, anna.links.credentials.role, (anna.listen,))
+        bert.lan.found(LanNode(anna.node, anna.links.credentials.role, (anna.listen,)))
         get = await ended(bert, await bert.gets.get(tag, "", world.folder / "copy"))
         assert get.state is GetState.DONE and get.target.read_bytes() == data
         with pytest.raises(NotFound, match="LAN"):
@@ -380,3 +381,17 @@ async def test_a_cap_on_downloads_holds(world: World, autojump_clock: object) ->
         get = await ended(bert, await bert.gets.get(tag, "", world.folder / "copy"))
         assert get.target.read_bytes() == data
         assert 0.75 * len(data) / 1e6 < trio.current_time() - begin < 1.5 * len(data) / 1e6
+
+
+async def test_a_daemon_that_starts_tells_of_all_its_files_some_at_a_time(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon.app, "HOLDINGS_BATCH", 2)
+    async with world.daemon("anna") as anna:
+        tags = [await share(world, anna, world.file(str(number), bytes([number]))) for number in range(7)]
+    async with world.daemon("anna") as anna:
+        # Dropped before anybody was told of it.
+        await anna.library.drop(world.folder / "files" / "5")
+        async with world.tracker.running():
+            held = world.tracker.held
+            await world.tracker.wait(lambda: set(held.get(anna.node, ())) == {*tags[:5], tags[6]})

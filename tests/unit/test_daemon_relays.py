@@ -50,7 +50,7 @@ async def test_a_relay_pushes_what_it_fetched_and_keeps_nothing(world: World, au
     async with world.tracker.running(), world.site.storage():
         world.tracker.assigned = world.site.address
         async with world.daemon("bert", lend=True) as relay, world.daemon(up_bytes_per_second=SLOW) as daemon:
-            await until(lambda: relay.near_nodes())
+            await until(lambda: relay.lan.near_nodes())
             put, tag = await begin_put(world, daemon, data)
             world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node)
             await until(lambda: put.state.final)
@@ -66,7 +66,7 @@ async def test_who_does_not_lend_relays_nothing(world: World, autojump_clock: ob
     async with world.tracker.running(), world.site.storage():
         world.tracker.assigned = world.site.address
         async with world.daemon("bert") as idle, world.daemon(up_bytes_per_second=SLOW) as daemon:
-            await until(lambda: idle.near_nodes())
+            await until(lambda: idle.lan.near_nodes())
             put, tag = await begin_put(world, daemon, some_bytes(SIZE_BYTES))
             world.tracker.order_relay(idle.node, tag, world.site.address, daemon.node)
             await until(lambda: put.state.final)
@@ -89,7 +89,7 @@ async def test_a_get_of_the_same_file_goes_first(world: World, autojump_clock: o
     async with world.tracker.running(), world.site.storage():
         world.tracker.assigned = world.site.address
         async with world.daemon("bert", lend=True) as relay, world.daemon(up_bytes_per_second=SLOW) as daemon:
-            await until(lambda: relay.near_nodes())
+            await until(lambda: relay.lan.near_nodes())
             put, tag = await begin_put(world, daemon, data)
             world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node)
             await until(lambda: relay.library.holding(tag) is not None)
@@ -106,7 +106,7 @@ async def test_a_relay_ends_with_its_link_to_storage(world: World, autojump_cloc
     ):
         async with world.site.storage():
             world.tracker.assigned = world.site.address
-            await until(lambda: relay.near_nodes())
+            await until(lambda: relay.lan.near_nodes())
             _, tag = await begin_put(world, daemon, some_bytes(SIZE_BYTES))
             world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node)
             await until(lambda: relay.library.holding(tag) is not None)
