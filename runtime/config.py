@@ -185,7 +185,7 @@ def settings_of(
     Raises:
         ConfigError: a setting is unknown, of the wrong kind, or impossible.
     """
-    hints = _hints_of(kind)
+    hints = _hints_of(typing.cast(typing.Hashable, kind))
     names = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in fixed]  # type: ignore[arg-type]  # C is a dataclass
     values: dict[str, object] = {}
     prefix = f"UPSWARM_{section.upper()}_"
@@ -223,7 +223,7 @@ def settings_of(
 
 
 @cache
-def _hints_of(kind: type) -> dict[str, Any]:
+def _hints_of(kind: typing.Hashable) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
