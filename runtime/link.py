@@ -27,6 +27,8 @@ CONTROL_BYTES_MANY = 256 * 1024
 # A goodbye is a courtesy; it may not hold up the one who leaves.
 GOODBYE_SECONDS_MAX = 2.0
 
+_OURS: frozenset[type[m.Message]] = frozenset((m.Ping, m.Pong, m.Goodbye))
+
 
 class Link:
     """A link to ``peer``. ``await open()``, then ``run()`` in a nursery beside whoever calls ``receive()``."""
@@ -207,6 +209,8 @@ class Link:
                 if message is None:
                     self._end("they hung up")
                     return None
+                if type(message) not in _OURS:
+                    return message
                 if isinstance(message, m.Ping):
                     self.answer(m.Pong(number=message.number))
                 elif isinstance(message, m.Pong):
@@ -214,8 +218,6 @@ class Link:
                 elif isinstance(message, m.Goodbye):
                     self._end(f"they said goodbye: {message.code}: {message.reason}")
                     return None
-                else:
-                    return message
         except RemoteProtocolError as error:
             self.close("protocol-error", str(error))
             raise

@@ -78,6 +78,7 @@ class Links:
         self._serve = serve
         self._serve_door = serve_door
         self._links: dict[Link, None] = {}
+        self._by_node: dict[NodeId, dict[Link, None]] = {}  # the same
         self._dialling: dict[NodeId, _Turn] = {}
         self._strangers = Strangers()
         self._nursery: trio.Nursery | None = None
@@ -87,7 +88,7 @@ class Links:
 
     def to(self, node: NodeId) -> Link | None:
         """Return a live link to ``node`` (the oldest), or None."""
-        return next((link for link in self._links if link.peer.node == node and link.alive), None)
+        return next((link for link in self._by_node.get(node, ()) if link.alive), None)
 
     async def run(
         self,
@@ -182,7 +183,7 @@ class Links:
         except RemoteProtocolError as error:
             raise LinkLost(f"{stream.remote}: {error}") from error
         # No await between Hello and here: who has stopped meanwhile has closed the stream with us.
-        self._links[link] = None
+        self._add(link)
         self._nursery.start_soon(self._live, link, name=f"link to {peer.role} {peer.node[:8]}")
         return link
 
@@ -260,7 +261,7 @@ class Links:
             raw.close()
             log.warning("too many strangers", remote=raw.remote)
         elif link is not None:
-            self._links[link] = None
+            self._add(link)
             await self._live(link)
 
     async def _meet_stranger(self, raw: ByteStream) -> Link | None:
@@ -273,7 +274,7 @@ class Links:
         if peer is None:
             await self._open_door(stream)
             return None
-        if sum(link.peer.node == peer.node for link in self._links) >= LINKS_PER_NODE_MAX:
+        if len(self._by_node.get(peer.node, ())) >= LINKS_PER_NODE_MAX:
             log.warning("too many links", remote=raw.remote, peer=peer.node)
             stream.close()
             return None
@@ -295,6 +296,17 @@ class Links:
         finally:
             stream.close()
 
+    def _add(self, link: Link) -> None:
+        self._links[link] = None
+        self._by_node.setdefault(link.peer.node, {})[link] = None
+
+    def _remove(self, link: Link) -> None:
+        del self._links[link]
+        same = self._by_node[link.peer.node]
+        del same[link]
+        if not same:
+            del self._by_node[link.peer.node]
+
     async def _live(self, link: Link) -> None:
         log.debug("link up", peer=link.peer.node, role=link.peer.role, remote=link.remote, dialled=link.dialled)
         try:
@@ -307,7 +319,7 @@ class Links:
                 except LinkLost as error:
                     log.debug("link lost", peer=link.peer.node, reason=str(error))
         finally:
-            self._links.pop(link, None)
+            self._remove(link)
             log.debug("link down", peer=link.peer.node, reason=link.lost)
 
 

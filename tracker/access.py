@@ -60,6 +60,8 @@ PACE_SECONDS = 1.0
 INTERVAL_SECONDS_MAX = 60.0
 # A cancelled link still tells the index that its node has gone; a shared index may be slow.
 LEAVE_SECONDS_MAX = 2.0
+# For so long the addresses of this machine are taken to be what they were.
+HOSTS_SECONDS = 1.0
 
 
 @dataclass
@@ -95,6 +97,8 @@ class Access:
         self._registrar = registrar
         self._interval_seconds = interval_seconds
         self._own_hosts = own_hosts
+        self._hosts: tuple[str, ...] = ()
+        self._hosts_seen_at = -math.inf
         self._links: dict[NodeId, list[Link]] = {}
         # When we last ordered a node to help a job, so that a download that gains chunks twice a second is not ordered
         # as often.
@@ -158,7 +162,7 @@ class Access:
             node=link.peer.node,
             role=link.peer.role,
             name=link.hello.name,
-            addresses=reachable_addresses(link.hello.addresses, link.remote, self._own_hosts()),
+            addresses=reachable_addresses(link.hello.addresses, link.remote, self._hosts_now()),
         )
         await self._index.arrived(profile, self._runtime.clock.monotonic())
         self._links.setdefault(profile.node, []).append(link)
@@ -178,6 +182,13 @@ class Access:
                 await link.wait_room()
         finally:
             await self._leave(link, profile)  # noqa: ASYNC102  # shields itself, within a deadline
+
+    def _hosts_now(self) -> Sequence[str]:
+        """Return this machine's addresses. A swarm that comes back all at once does not ask for them each time."""
+        now = self._runtime.clock.monotonic()
+        if now - self._hosts_seen_at >= HOSTS_SECONDS:
+            self._hosts, self._hosts_seen_at = tuple(self._own_hosts()), now
+        return self._hosts
 
     async def shut_out(self, node: NodeId) -> None:
         """Forget a node that was revoked, and tell everybody. Its links are closed by ``Links.renew``."""
@@ -265,7 +276,10 @@ class Access:
                 inventory_wanted=wanted and pace.inventories,
             )
         )
-        await self._order(profile.node, await self._index.open_tags_of(profile.node, now), now)
+        # Mostly there is nothing to order, and beats are most of what a tracker does.
+        open_tags = await self._index.open_tags_of(profile.node, now)
+        if open_tags:
+            await self._order(profile.node, open_tags, now)
         if heartbeat.lend:
             await self._order_relays(profile.node, now)
 

@@ -235,7 +235,7 @@ class MemoryIndex:
     async def open_tags_of(self, node: NodeId, now: float) -> tuple[Tag, ...]:
         """See ``base.Index``."""
         entry = self._living(node, now)
-        if entry is None:
+        if entry is None or not self._jobs_by_tag:
             return ()
         return tuple(
             tag for tag in sorted(entry.held.keys() & self._jobs_by_tag.keys()) if self._open_jobs_of(tag, now)
