@@ -46,6 +46,11 @@ class Session:
         self._granting = grants_in
         self._scope = trio.CancelScope()
 
+    @property
+    def requests_due(self) -> int:
+        """How many of our requests they have not answered."""
+        return len(self._due)
+
     # --- what they say ---
 
     async def handle(self, message: m.Message) -> bool:

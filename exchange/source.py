@@ -33,9 +33,9 @@ _RAMP_RESPONSES = 1.5
 _RATE_GUESS = 512 * KIB
 _RESPONSE_GUESS_SECONDS = 0.2
 _SHARE_ASKED_FOR = 0.5
-# A block should take about this long, between one cell and 1 MiB.
+# A block should take about this long, between one cell and 2 MiB: each costs both sides the same work, however large.
 _BLOCK_SECONDS = 0.05
-_BLOCK_CELLS_MAX = 16
+_BLOCK_CELLS_MAX = 32
 # A sender suggests a few at a time.
 SUGGESTED_MAX = 64
 # Nothing for so long beyond what its rate explains: its blocks go to others.

@@ -20,6 +20,7 @@ from exchange.spool import Spool, Write
 from protocol.bitmap import Bitmap
 from protocol.errors import SizeRefuted, StorageError
 from protocol.ids import NodeId, Tag
+from protocol.limits import MIB
 from protocol.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ log = structlog.get_logger()
 
 # How often stalled sources are looked for, and idle ones are given another chance in the tail.
 TICK_SECONDS = 0.1
+# Blocks this large come so fast that what is asked for next is asked for in one go, when so much of what was asked for
+# has come: each message wakes both sides.
+_TOGETHER_BYTES = 1 * MIB
+_TOGETHER_SHARE = 0.25
 OnVerified = Callable[[int, Mapping[NodeId, int]], None]
 
 
@@ -52,6 +57,7 @@ class Swarm:
         self._writes: list[tuple[Write, memoryview]] = []
         self._written = trio.Event()
         self._resting: set[int] = set()  # links that are not asked for blocks
+        self._due_at_once: dict[int, int] = {}  # link -> requests it had to answer after it was last asked
         self._rest_if: Callable[[Session], bool] = lambda _: False
         self._sizes = Sizes(manifest, self.verified)
         self._refuted: SizeRefuted | None = None
@@ -167,6 +173,7 @@ class Swarm:
     def detach(self, source: int) -> None:
         """The link is gone, or voids its offer."""
         self._resting.discard(source)
+        self._due_at_once.pop(source, None)
         if self._sessions.pop(source, None) is not None:
             self._picker.remove_source(source)
             self._pump()
@@ -256,7 +263,8 @@ class Swarm:
         self._cancel(superfluous)
         self._writes.append((Write(chunk, offset, buffer, whole, self._now()), buffer))
         self._written.set()
-        self._request_from(source)
+        if len(buffer) < _TOGETHER_BYTES or self._has_answered_enough(source):
+            self._request_from(source)
         return True
 
     def unused(self, source: int, chunk: int, offset: int, *, gone: bool, size_bytes: int = 0) -> None:
@@ -287,6 +295,13 @@ class Swarm:
         for pick in self._picker.picks(source, self._now()):
             session.request(self.tag, pick.chunk, pick.offset, pick.length)
             self._engine.requested(source, pick.length)
+
+        self._due_at_once[source] = session.requests_due
+
+    def _has_answered_enough(self, source: int) -> bool:
+        session = self._sessions.get(source)
+        due = self._due_at_once.get(source, 0)
+        return session is None or session.requests_due <= due * (1 - _TOGETHER_SHARE)
 
     def _cancel(self, withdrawals: list[Withdrawal]) -> None:
         for withdrawal in withdrawals:

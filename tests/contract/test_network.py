@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import socket
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from support.memory_network import MemoryHub
 
 from protocol.errors import ConfigError, LinkLost
 from protocol.ids import parse_address
-from runtime.real import TcpNetwork
+from runtime.real import TcpNetwork, TcpStream
 from runtime.seam import ByteStream, Listener, Network
 
 
@@ -186,3 +187,14 @@ async def test_closing_a_listener_frees_its_port(network: Network) -> None:
     listener.close()
     again = await network.listen(host, port)
     again.close()
+
+
+async def test_within_a_machine_nothing_is_paced() -> None:
+    network = TcpNetwork()
+    listener = await network.listen("127.0.0.1", 0)
+    for stream in await pair(network, listener):
+        assert isinstance(stream, TcpStream)
+        name = stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        assert name.rstrip(b"\0") == b"reno"
+        stream.close()
+    listener.close()

@@ -49,10 +49,10 @@ def test_as_much_is_under_way_as_fills_the_line_and_not_much_more(rate: float, d
     assert source.rate.bytes_per_second == pytest.approx(ideal, rel=0.25)
 
 
-def test_blocks_grow_with_the_rate_from_one_cell_to_a_megabyte() -> None:
+def test_blocks_grow_with_the_rate_from_one_cell_to_two_megabytes() -> None:
     sizes = [served(rate, 0.02, 3.0).block_cells() for rate in (50e3, 1e6, 4e6, 10e6, 40e6, 600e6)]
     assert sizes == sorted(sizes)
-    assert sizes[0] == 1 and sizes[-1] * CELL_BYTES == MIB
+    assert sizes[0] == 1 and sizes[-1] * CELL_BYTES == 2 * MIB
     assert 1 < sizes[3] < 16
 
 

@@ -1,0 +1,85 @@
+"""What a swarm asks one source for, and when: a source in memory that answers at a rate of its own."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exchange.buffers import BufferPool
+from exchange.swarm import Swarm
+from protocol.bitmap import Bitmap
+from protocol.ids import Tag
+from protocol.limits import KIB, MIB
+from protocol.manifest import Layout, Manifest
+
+ROUND_TRIP_SECONDS = 0.0005
+
+
+class Asked:
+    """A session that keeps what it was asked for."""
+
+    number = 1
+
+    def __init__(self) -> None:
+        self.link = SimpleNamespace(peer=SimpleNamespace(node="n" * 43))
+        self.waiting: list[tuple[int, int, int]] = []
+        self.sizes: list[int] = []
+        self.requests_due = 0
+
+    def request(self, tag: Tag, chunk: int, offset: int, length: int) -> None:
+        self.waiting.append((chunk, offset, length))
+        self.sizes.append(length)
+        self.requests_due += 1
+
+    def remembered_suggestion(self, tag: Tag) -> list[int]:
+        return []
+
+
+def swarm_at(clock: SimpleNamespace, manifest: Manifest) -> Swarm:
+    engine: Any = SimpleNamespace(
+        runtime=SimpleNamespace(clock=clock, random=random.Random(1)),
+        strikes=SimpleNamespace(is_shut_out=lambda node, now: False),
+        may_request=lambda link: True,
+        requested=lambda link, size_bytes: None,
+        receiving=BufferPool(32 * MIB),
+        paused=False,
+    )
+    spool: Any = SimpleNamespace(path=Path("nowhere"))
+    return Swarm(engine, manifest, spool, Bitmap(manifest.layout.chunks), lambda chunk, makers: None)
+
+
+@pytest.mark.parametrize(
+    ("rate", "size_bytes", "largest", "asks_share"),
+    [(2e6, 24 * MIB, 64 * KIB, (0.95, 1.0)), (600e6, 256 * MIB, 2 * MIB, (0.2, 0.6))],
+    ids=["2 MB/s: after each block", "600 MB/s: several together"],
+)
+def test_a_fast_source_is_asked_for_several_blocks_at_once_and_never_runs_dry(
+    rate: float, size_bytes: int, largest: int, asks_share: tuple[float, float]
+) -> None:
+    now = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    layout = Layout.of_size(size_bytes)
+    swarm, session = swarm_at(clock, Manifest.of_digests(size_bytes, [bytes(32)] * layout.chunks)), Asked()
+    swarm.running = True
+    swarm.attach(session, Bitmap.full(layout.chunks), size_bytes)  # type: ignore[arg-type]  # what it uses of a session
+    came = blocks = asks = dry = 0
+    while session.waiting:
+        chunk, offset, length = session.waiting.pop(0)
+        now += length / rate + (ROUND_TRIP_SECONDS if not session.waiting else 0)
+        session.requests_due -= 1
+        before = len(session.sizes)
+        assert swarm.take(1, chunk, offset, memoryview(bytearray(length)))
+        came += length
+        # Once it is known how fast it is, and as long as there is something to ask for.
+        if size_bytes / 2 < came < size_bytes * 0.9:
+            blocks += 1
+            asks += len(session.sizes) > before
+            dry += sum(length for _, _, length in session.waiting) < min(rate * 2 * ROUND_TRIP_SECONDS, 8 * MIB)
+    assert came == size_bytes == sum(session.sizes), "each byte was asked for, once"
+    assert blocks >= 30 and not dry
+    assert asks_share[0] <= asks / blocks <= asks_share[1]
+    assert max(session.sizes) == largest
