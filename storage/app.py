@@ -155,6 +155,7 @@ class StorageNode:
             self.holdings,
             self.room,
             node_jobs_max=config.node_jobs_max,
+            reread=self.scrubber.scrub_soon,
             know=self.sharing.know if self.sharing is not None else None,
             usage=self.usage,
             keeper=self.keeper,

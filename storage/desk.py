@@ -59,7 +59,7 @@ class _Expected:
 
 class Desk:
     """One for all links. ``node_jobs_max``: uploads one node may have open at once. ``know``: where others store, too
-    (sharing.py); it says False of a tag that is theirs to take."""
+    (sharing.py); it says False of a tag that is theirs to take. ``reread``: have a stored file read again, soon."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Desk:
         room: Room,
         *,
         node_jobs_max: int,
+        reread: Callable[[Tag], None],
         know: Callable[[Tag], Awaitable[bool]] | None = None,
         usage: Usage | None = None,
         keeper: Keeper | None = None,
@@ -79,6 +80,7 @@ class Desk:
         self._usage = usage
         self._keeper = keeper
         self._know = know
+        self._reread = reread
         self._runtime = runtime
         self._ledger = ledger
         self._backend = backend
@@ -328,9 +330,7 @@ class Desk:
                     ranges = [(span.offset, span.length) for span in challenge.ranges]
                     asked[challenge] = await opened.read_ranges(ranges)
         except ChunkMissing as error:
-            async with self._intake.turns.of(tag):
-                await self._lose(tag, str(error))
-            self._refuse(link, proof.request, CODE_BUSY, "the stored copy cannot be read any more; propose again")
+            await self._unreadable(link, proof, str(error))
             return
         except StorageUnavailable as error:
             self._refuse(link, proof.request, CODE_BUSY, f"the store does not answer: {error}; propose again")
@@ -373,10 +373,23 @@ class Desk:
         else:
             link.post(m.Kept(request=message.request, removed=removed, kept=kept))
 
+    async def _unreadable(self, link: Link, proof: m.Proof, reason: str) -> None:
+        """A stored file could not be read. Only the store's word that it is not there, in this size, gives it up: one
+        read may fail for many reasons. What is there is read again at once, and mended if it is rotten."""
+        tag = proof.tag
+        try:
+            async with self._intake.turns.of(tag):
+                file = self._shelf.stored.get(tag)
+                if file is not None and await self._backend.size_of(tag) != file.size_bytes:
+                    await self._lose(tag, reason)
+                elif file is not None:
+                    log.warning("a stored file could not be read; it is read again", tag=str(tag), reason=reason)
+                    self._reread(tag)
+        except StorageUnavailable as error:
+            reason = str(error)
+        self._refuse(link, proof.request, CODE_BUSY, f"the stored copy could not be read: {reason}; propose again")
+
     async def _lose(self, tag: Tag, reason: str) -> None:
-        file = self._shelf.stored.get(tag)
-        if file is None:
-            return
         manifest = await self._ledger.manifest(tag)
         await lose(self._runtime, self._ledger, tag, reason)
         self._shelf.drop_stored(tag)

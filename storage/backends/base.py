@@ -179,11 +179,16 @@ class Backend(Protocol):
 
         Raises:
             ChunkMissing: there is none.
+            StorageUnavailable: it may be there, and cannot be opened now.
         """
         ...
 
     async def size_of(self, tag: Tag) -> int | None:
-        """Return how long the object is; None when there is none. May be retried."""
+        """Return how long the object is; None when there is none. May be retried.
+
+        None is the store's certain word, on which files are given up: whatever else hides an object (a mount or a
+        bucket that is away, too many open files) MUST raise ``StorageUnavailable`` or ``StorageBroken``.
+        """
         ...
 
     async def delete(self, tag: Tag) -> None:

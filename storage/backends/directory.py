@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from protocol.errors import ChunkMissing, ConfigError, StorageBroken, StorageError
+from protocol.errors import ChunkMissing, ConfigError, StorageBroken, StorageError, StorageUnavailable
 from protocol.ids import Tag
 from runtime.places import folder_trouble
 from runtime.seam import File, Runtime
@@ -136,13 +136,35 @@ class DirectoryBackend:
             except FileNotFoundError as error:
                 raise ChunkMissing(f"no object {tag}") from error
             except OSError as error:
-                raise ChunkMissing(f"object {tag} cannot be opened: {error}") from error
+                if self._is_no_file(self._path(tag)):
+                    raise ChunkMissing(f"object {tag} is no file: {error}") from error
+                # Too many open files, a disk that fails: no word on whether it is there.
+                raise StorageUnavailable(f"object {tag} cannot be opened: {error}") from error
             return DirectoryObject(self._runtime, file, file.status().size_bytes, tag)
 
         return await self._runtime.run_sync(work)
 
     async def size_of(self, tag: Tag) -> int | None:
-        return await self._runtime.run_sync(self._size, self._path(tag))
+        def work() -> int | None:
+            size = self._size(self._path(tag))
+            if size is None and not self._has_folder():
+                # A disk that was unmounted took its files along, and may bring them back.
+                raise StorageUnavailable(f"{self._folder} is away")
+            return size
+
+        return await self._runtime.run_sync(work)
+
+    def _is_no_file(self, path: Path) -> bool:
+        try:
+            return self._disk.status(path).kind != "file"
+        except OSError:
+            return False
+
+    def _has_folder(self) -> bool:
+        try:
+            return self._disk.status(self._folder).kind == "folder"
+        except OSError:
+            return False
 
     def _size(self, path: Path) -> int | None:
         try:

@@ -39,6 +39,7 @@ log = structlog.get_logger()
 OBJECT_BYTES_MAX = 5 * 1024**4
 PARTS_AT_ONCE_DEFAULT = 4
 _OWNER_BYTES_MAX = 4 * KIB
+_REFUSAL_BYTES_MAX = 64 * KIB
 
 
 class S3Backend:
@@ -193,7 +194,11 @@ class S3Backend:
 
     async def size_of(self, tag: Tag) -> int | None:
         found = await self._found(tag)
-        return None if found is None else found.size_bytes
+        if found is not None:
+            return found.size_bytes
+        # HEAD says the same of an object that is gone and of a bucket that is: only an answer with a body tells.
+        await self._client.get(self.key_of(tag), bytes_max=_REFUSAL_BYTES_MAX)
+        return None
 
     async def delete(self, tag: Tag) -> None:
         if len(self._templates) > 1:

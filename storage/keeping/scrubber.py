@@ -105,6 +105,11 @@ class Scrubber:
         self._wake.set()
         return len(self._at_once)
 
+    def scrub_soon(self, tag: Tag) -> None:
+        """Read a file before all others, without waiting for that."""
+        self._at_once[tag] = None
+        self._wake.set()
+
     async def scrub(self, tag: Tag) -> list[int]:
         """Read a file now; return its rotten chunks, which are being fetched again.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from contract.backend_contract import BackendContract, some, tag_of
 
-from protocol.errors import ChunkMissing, ConfigError
+from protocol.errors import ChunkMissing, ConfigError, StorageUnavailable
 from runtime.real import RealDisk
-from runtime.seam import FileStatus, Runtime
+from runtime.seam import File, FileStatus, Runtime
 from storage.backends.base import Backend
 from storage.backends.directory import DirectoryBackend
 
@@ -46,6 +47,29 @@ class TestDirectoryBackend(BackendContract):
         assert await backend.size_of(tag) is None
         with pytest.raises(ChunkMissing):
             await backend.open(tag)
+
+    async def test_an_object_that_cannot_be_opened_now_is_not_called_missing(
+        self, backend: Backend, spool: Path, runtime: Runtime, tmp_path: Path
+    ) -> None:
+        class FullTable(RealDisk):
+            def open_read(self, path: Path) -> File:
+                raise OSError(errno.EMFILE, "too many open files")
+
+        tag = await self.put(backend, spool, some(10))
+        full = self.make(replace(runtime, disk=FullTable()), tmp_path / "objects", spool)
+        with pytest.raises(StorageUnavailable, match="too many open files"):
+            await full.open(tag)
+        assert await full.size_of(tag) == 10
+
+    async def test_nothing_is_said_of_objects_while_their_disk_is_away(
+        self, backend: Backend, spool: Path, tmp_path: Path
+    ) -> None:
+        tag = await self.put(backend, spool, some(10))
+        (tmp_path / "objects").rename(tmp_path / "unmounted")
+        with pytest.raises(StorageUnavailable, match="is away"):
+            await backend.size_of(tag)
+        (tmp_path / "unmounted").rename(tmp_path / "objects")
+        assert await backend.size_of(tag) == 10
 
     async def test_a_folder_that_cannot_be_made_is_the_operators_to_mend(
         self, runtime: Runtime, tmp_path: Path

@@ -317,6 +317,16 @@ async def test_an_open_object_that_becomes_another_one_is_missing(bench: Bench) 
             await opened.read_into(memoryview(bytearray(10)), 0)
 
 
+async def test_a_bucket_that_is_gone_does_not_make_its_objects_missing(bench: Bench) -> None:
+    backend = await bench.backend()
+    tag, path, size = bench.file(SMALL)
+    await backend.store(tag, path, size)
+    bench.fake.next_call("HEAD", lambda: httpx2.Response(404), times=100)
+    bench.fake.next_call("GET object", lambda: refuse(404, "NoSuchBucket"), times=100)
+    with pytest.raises(StorageUnavailable, match="NoSuchBucket"):
+        await backend.size_of(tag)
+
+
 async def test_a_store_without_ranges_is_not_believed(bench: Bench) -> None:
     backend = await bench.backend()
     await backend.store(*bench.file(SMALL))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from protocol.bitmap import Bitmap
 from protocol.errors import StorageBroken, StorageFull
 from protocol.ids import Tag
 from protocol.limits import MIB
-from runtime.seam import Buffer, Runtime
+from runtime.real import RealDisk
+from runtime.seam import Buffer, File, Runtime
 
 DATA = some_bytes(5 * MIB + 77)
 TAG = manifest_of(DATA).tag
@@ -250,6 +252,72 @@ async def test_a_stored_object_that_cannot_be_read_is_lost_and_may_be_put_again(
         assert TAG not in storage.shelf.stored
         closed = await anna.put(link, DATA, "a")
         assert closed.proven and object_of(site).read_bytes() == DATA
+
+
+async def test_a_stored_object_whose_store_is_away_for_a_moment_stays_stored(
+    autojump_clock: MockClock, site: Site
+) -> None:
+    class Away(RealDisk):
+        errors = 0
+
+        def open_read(self, path: Path) -> File:
+            if self.errors and path.parent.parent.name == "objects":
+                self.errors -= 1
+                raise OSError(errno.EIO, "the disk is away")
+            return super().open_read(path)
+
+    site.disk = away = Away()
+    async with site.storage() as storage, site.uploader() as anna:
+        link = await anna.dial()
+        await anna.put(link, DATA, "a")
+        for trouble in ("open", "folder"):
+            answer = await anna.propose(link, TAG, len(DATA), "b")
+            assert isinstance(answer, m.DeskAnswer) and answer.state is m.DeskState.STORED
+            objects, elsewhere = site.data / "objects", site.data / "elsewhere"
+            if trouble == "open":
+                away.errors = 1
+            else:
+                objects.rename(elsewhere)
+            said = await anna.prove(link, answer, DATA)
+            assert isinstance(said, m.Failure) and said.code == "busy"
+            assert TAG in storage.shelf.stored and away.errors == 0
+            if trouble == "folder":
+                elsewhere.rename(objects)
+        answer = await anna.propose(link, TAG, len(DATA), "b")
+        assert isinstance(answer, m.DeskAnswer)
+        closed = await anna.prove(link, answer, DATA)
+        assert isinstance(closed, m.JobClosed) and closed.proven
+        assert set(storage.shelf.stored[TAG].names) == {"a", "b"}
+
+
+async def test_a_stored_object_that_is_there_and_cannot_be_read_is_mended_from_who_has_it(
+    autojump_clock: MockClock, site: Site
+) -> None:
+    class BadFile(FatedFile):
+        def read_into(self, target: memoryview, offset: int) -> int:
+            raise OSError(errno.EIO, "a bad sector")
+
+    class BadSector(RealDisk):
+        bad = False
+
+        def open_read(self, path: Path) -> File:
+            file = super().open_read(path)
+            return BadFile(file, Fate(), path.name) if self.bad and path.parent.parent.name == "objects" else file
+
+    site.disk = disk = BadSector()
+    async with site.storage() as storage, site.uploader() as anna:
+        link = await anna.dial()
+        await anna.put(link, DATA, "a")
+        answer = await anna.propose(link, TAG, len(DATA), "a")
+        assert isinstance(answer, m.DeskAnswer)
+        disk.bad = True
+        said = await anna.prove(link, answer, DATA)
+        assert isinstance(said, m.Failure) and said.code == "busy"
+        await eventually(lambda: TAG in storage.shelf.live)
+        assert not storage.shelf.live[TAG].job.durable, "each of its chunks was read twice, and is fetched again"
+        disk.bad = False
+        closed = await anna.put(link, DATA, "a")
+        assert closed.state is m.JobState.STORED and object_of(site).read_bytes() == DATA
 
 
 # --- refused ---
