@@ -127,13 +127,18 @@ class Membership:
         await self._database.transaction(work)
         return expires
 
-    async def admit(self, token: bytes, public_key: bytes, name: str, now: float) -> Member:
+    async def admit(
+        self, token: bytes, public_key: bytes, name: str, now: float, *, certified_at: float | None = None
+    ) -> Member:
         """Take a use of the invite and record the node whose key was proven. Durable when it returns.
+
+        ``certified_at``: what its certificate will be dated; ``now`` when None.
 
         Raises:
             Refused: the invite does not admit it.
         """
         node = node_id_of_key(public_key)
+        ends = int(certificate_ends(now if certified_at is None else certified_at))
 
         def work(cursor: Any) -> Member:
             invite = cursor.execute(
@@ -155,7 +160,7 @@ class Membership:
                 "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (node) DO UPDATE SET"
                 " role = excluded.role, name = excluded.name, token_sha256 = excluded.token_sha256,"
                 " certificate_expires = max(certificate_expires, excluded.certificate_expires)",
-                (node, role, name, public_key, _hash(token), int(now), int(certificate_ends(now))),
+                (node, role, name, public_key, _hash(token), int(now), ends),
             )
             return _member(cursor, node)
 

@@ -16,7 +16,7 @@ from protocol.invite import Invite
 from runtime.seam import Runtime
 from tracker.authority import Authority
 from tracker.membership import Member, Membership
-from tracker.rotation import proof_of
+from tracker.rotation import door_date, proof_of
 
 TOKEN_BYTES = 32
 
@@ -66,9 +66,10 @@ class Registrar:
             Refused: the invite does not admit it.
         """
         now = self._runtime.clock.wall()
-        member = await self._membership.admit(token, public_key, name, now)
+        dated = now if self.next is None else door_date(self.next, now)
+        member = await self._membership.admit(token, public_key, name, now, certified_at=dated)
         self.on_change()
-        return member, self.authority.issue(public_key, member.role, now)
+        return member, self.authority.issue(public_key, member.role, dated)
 
     async def renew(self, node: NodeId) -> bytes:
         """Return a new certificate (DER) for a member.

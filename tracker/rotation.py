@@ -28,6 +28,7 @@ from runtime.identity import authority_proof_text
 from runtime.seam import Disk, Runtime
 from tracker.authority import (
     BACKDATED,
+    CERTIFICATE_DAYS,
     CERTIFICATE_FILE,
     KEY_FILE,
     Authority,
@@ -37,10 +38,12 @@ from tracker.authority import (
     read_certificate,
     read_key,
 )
-from tracker.membership import Member
+from tracker.membership import Member, Refused
 
 NEXT_KEY_FILE = f"next-{KEY_FILE}"
 NEXT_CERTIFICATE_FILE = f"next-{CERTIFICATE_FILE}"
+# What the door gives during a rotation is dated before it. Older than this it would be worth little.
+DOOR_DAYS_MAX = CERTIFICATE_DAYS / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,26 @@ def proof_of(authority: Authority, next_one: Authority) -> bytes:
 
 def waiting(members: Iterable[Member], next_one: Authority) -> tuple[NodeId, ...]:
     """Return the members that have had no certificate since ``next_one`` was made."""
-    made = next_one.certificate.not_valid_before_utc + BACKDATED
     # Ends are what the register keeps; all certificates hold equally long.
-    first_end = int(certificate_ends(made.timestamp()))
+    first_end = int(certificate_ends(_made(next_one)))
     return tuple(m.node for m in members if m.revoked is None and m.certificate_expires < first_end)
+
+
+def door_date(next_one: Authority, now: float) -> float:
+    """Return what a certificate is dated that the old authority gives at the door while ``next_one`` waits: before it
+    was made. So whoever joins now and is never seen again is among those who wait, and not shut out unsaid.
+
+    Raises:
+        Refused: that was so long ago that the certificate would be worth little.
+    """
+    dated = _made(next_one) - 1
+    if now - dated > DOOR_DAYS_MAX * 86400:
+        raise Refused("a new authority has been on its way for long; it must be finished first: upswarm rotate")
+    return min(now, dated)
+
+
+def _made(next_one: Authority) -> float:
+    return (next_one.certificate.not_valid_before_utc + BACKDATED).timestamp()
 
 
 def _open_next(disk: Disk, folder: Path) -> Authority | None:

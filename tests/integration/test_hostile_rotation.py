@@ -78,3 +78,19 @@ def test_who_was_away_all_the_time_is_out_and_told_how_to_come_back(swarm: Swarm
     swarm.join(away)
     away.start()
     assert put(away, crew.file("back.bin", 100_000, seed=7))["state"] == "stored"
+
+
+def test_who_joins_in_the_middle_and_never_comes_is_named_and_not_shut_out_unsaid(swarm: Swarm) -> None:
+    crew = Crew.of(swarm, daemons=1)
+    rotate(crew.tracker)
+    wait_until(lambda: rotate(crew.tracker)["waiting"] == [], "all who are here have renewed")
+    late = swarm.join(swarm.add_daemon("late"))
+    node = keyring_of(late.identity).credentials.node
+    assert rotate(crew.tracker)["waiting"] == [node], "its certificate is one of the old authority"
+    refused = rotate(crew.tracker, "--finish", code=7)
+    assert node[:8] in refused["error"]["message"]
+    # It comes after all, hears of the next authority, and then nobody is left out.
+    late.start()
+    wait_until(lambda: rotate(crew.tracker)["waiting"] == [], "it has renewed")
+    assert rotate(crew.tracker, "--finish")["next"] is None
+    assert put(late, crew.file("late.bin", 100_000, seed=8))["state"] == "stored"

@@ -17,8 +17,9 @@ from runtime.keyring import Keyring, KeyringKeeper, load_keyring, save_keyring
 from runtime.real import RealDisk
 from runtime.seam import Runtime
 from tracker import rotation
-from tracker.authority import Authority, create_authority
-from tracker.rotation import begin, finish, open_authorities, proof_of
+from tracker.authority import Authority, certificate_ends, create_authority
+from tracker.membership import Member, Refused
+from tracker.rotation import DOOR_DAYS_MAX, begin, door_date, finish, open_authorities, proof_of, waiting
 
 
 class Killed(Exception):
@@ -173,3 +174,23 @@ async def test_a_node_that_is_killed_while_it_writes_the_next_authority_still_st
             with contextlib.suppress(Killed):
                 await KeyringKeeper(mortal(runtime, lives), keyring).keep_credentials(after)
             assert (await load_keyring(runtime, folder)).credentials.node == first.node
+
+
+def test_who_joins_during_a_rotation_waits_until_it_has_renewed() -> None:
+    ca = SwarmCa()
+    next_one, day = next_of(ca), 86400.0
+    for later in (0.0, 1.0, 3 * day):
+        member = member_at(ca, certificate_ends(door_date(next_one, ca.now + later)))
+        assert waiting([member], next_one) == (member.node,)
+        renewed = member_at(ca, certificate_ends(ca.now + later))
+        assert waiting([renewed], next_one) == ()
+    with pytest.raises(Refused, match="upswarm rotate"):
+        door_date(next_one, ca.now + (DOOR_DAYS_MAX + 1) * day)
+
+
+def member_at(ca: SwarmCa, ends: float) -> Member:
+    key = raw_public_key(ca.key("a").public_key())
+    return Member(
+        node=ca.node("a"), role=Role.PEER, name="a", public_key=key, joined=int(ca.now), certificate_expires=int(ends),
+        revoked=None,
+    )  # fmt: skip
