@@ -24,15 +24,23 @@ ROOM_BYTES = 1 << 50
 
 
 class FalseStorage:
-    """``answer`` says what a proposal is answered with. ``tell`` says something to the tracker."""
+    """``answer`` says what a proposal is answered with. ``tell`` says something to the tracker. ``addresses``: where it
+    says that it is, if not where it listens."""
 
-    def __init__(self, keyring: Keyring, name: str, answer: Callable[[m.Propose], m.Message]) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        name: str,
+        answer: Callable[[m.Propose], m.Message],
+        addresses: tuple[str, ...] | None = None,
+    ) -> None:
         runtime = real_runtime()
         self.proposals: list[m.Propose] = []
         self.heard: list[m.Message] = []
         self._answer = answer
         self._runtime = runtime
         self._links = Links(runtime, keyring.credentials, name=name, serve=self._serve)
+        self._told_addresses = addresses
         self._book = InventoryBook(runtime.random.getrandbits(50))
         self._tracker = TrackerLink(
             runtime, self._links, keyring.trackers, lambda: BeatStatus(room_bytes=ROOM_BYTES), self._book, self._hear
@@ -44,6 +52,8 @@ class FalseStorage:
         listener = await self._runtime.network.listen("127.0.0.1", 0)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._links.run, (listener,))
+            if self._told_addresses is not None:
+                self._links.addresses = self._told_addresses
             nursery.start_soon(self._tracker.run)
             with trio.fail_after(SECONDS_MAX):
                 await self._tracker.wait_connected()
