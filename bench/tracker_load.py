@@ -1,10 +1,12 @@
 """What one tracker process carries on one core, beside a bare TLS echo of the same frames and beside opentracker.
 
-    make bench-tracker                     every row, one line of JSON each
+    make bench-tracker                     every row, one line of JSON each; about ten minutes
     python -m bench.tracker_load idle      only some: idle changes queries busy udp memory entries redis
+    python -m bench.tracker_load memory --seconds 600 --rounds 1       2,000 links for ten minutes
 
 The server has core 0, the driver core 1. Servers of a row are measured in turns (A B C, A B C, ...), and the median and
-the spread of their rounds are printed. docs/benchmarks.md says what came of it, and how to read it.
+the spread of their rounds are printed, and added to bench/results/tracker.jsonl. docs/benchmarks.md says what came of
+it, and how to read it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import socket
 import statistics
 import struct
@@ -41,6 +44,7 @@ SERVER_CORE, DRIVER_CORE = 0, 1
 HEARTBEAT_ANSWER, WHERE_ANSWER = m.HeartbeatAnswer.TYPE, m.WhereAnswer.TYPE
 MIB = 1024 * 1024
 CA = SwarmCa()
+RESULTS = Path(__file__).parent / "results" / "tracker.jsonl"
 
 
 # --- what is said ---
@@ -282,25 +286,46 @@ def row_udp(seconds: float) -> dict[str, float]:
 
 
 def row_memory(seconds: float, nodes: int = 2000) -> dict[str, float]:
-    """KiB for each connected node, links held and beaten for ``seconds``; how much more after that than after 5 %."""
+    """KiB for each connected node, links held and beaten for ``seconds``; and how much it is after each minute."""
     with tracker() as (address, process):
+        first = joined(address, 1, HEARTBEAT_ANSWER, hello=True, role=Role.STORAGE)
+        tell(first, lambda number: [])
         before = process.memory_info().rss
         clients: list[Client] = []
         while len(clients) < nodes:
-            clients += joined(address, 100, HEARTBEAT_ANSWER, hello=True, first=len(clients))
-            # On a slow machine it takes minutes until all are there, and who is silent for one is cut off.
-            tell(clients, lambda number: [holding(number)])
+            # On a slow machine it takes a minute until all are there, and who is silent for one is cut off.
+            settle(clients, lambda number: (beat(7, 1000 + number, 1),))
+            more = joined(address, min(100, nodes - len(clients)), HEARTBEAT_ANSWER, hello=True, first=len(clients))
+            tell(more, lambda number: [holding(number)])
+            clients += more
+        # Those who were told apart have epochs of their own group; the picture of each is known by what it says now.
+        tell(clients, lambda number: [holding(number)])
         after = process.memory_info().rss
-        for number, client in enumerate(clients):
-            client.requests = idle_beats(1000 + number, 1)
-        samples = []
-        ended = time.monotonic() + seconds
-        while time.monotonic() < ended:
-            drive(clients, 5, nodes / 5)
-            samples.append(process.memory_info().rss)
-        early, late = samples[len(samples) // 20], samples[-1]
-    result = {"KiB/node": (after - before) / nodes / 1024, "nodes": nodes, "held s": seconds}
-    return result | {"MiB after 5 %": early / MIB, "MiB in the end": late / MIB, "MiB most": max(samples) / MIB}
+        result = {"nodes": nodes, "KiB/node": (after - before) / nodes / 1024, "held s": seconds}
+        curve = _held(clients, process, seconds)
+        # Nobody was cut off meanwhile: each of them is answered once more, or the connection is found closed.
+        settle(clients, lambda number: (beat(7, 1000 + number, 1),))
+    result |= {f"MiB after {minute} min": used / MIB for minute, used in enumerate(curve)}
+    return result | {"MiB most": max(curve) / MIB}
+
+
+def _held(clients: list[Client], process: psutil.Process, seconds: float) -> list[int]:
+    """Let each connection beat every five seconds; return bytes of memory after the first of them and each minute."""
+    for number, client in enumerate(clients):
+        client.requests = idle_beats(1000 + number, 1)
+    turn = list(clients)
+    curve: list[int] = []
+    begun = time.monotonic()
+    while (held := time.monotonic() - begun) < seconds:
+        result = drive(turn, min(5.0, seconds - held), len(clients) / 5)
+        # Whoever had no turn, because the machine was slow, is the next one.
+        done = result.answers % len(turn)
+        turn = turn[done:] + turn[:done]
+        held = time.monotonic() - begun
+        if held >= 60 * len(curve):
+            curve.append(process.memory_info().rss)
+            print(f"{held:4.0f} s  {curve[-1] / MIB:.1f} MiB  {result.rate:.0f} beats/s", file=sys.stderr, flush=True)
+    return curve
 
 
 def row_entries(_seconds: float, nodes: int = 20, each: int = 5000) -> dict[str, float]:
@@ -324,15 +349,19 @@ def row_entries(_seconds: float, nodes: int = 20, each: int = 5000) -> dict[str,
 
 
 def row_redis(seconds: float, nodes: int = 200, each: int = 20) -> dict[str, float]:
-    """Idle beats of a tracker whose index is in a Redis (which shares the driver's core), and what that keeps."""
-    with running_redis() as redis, tracker(redis=redis.address) as (address, _):
+    """Idle beats of a tracker whose index is in a Redis (which shares the driver's core), microseconds of the tracker's
+    processor for each, and what Redis keeps."""
+    with running_redis() as redis, tracker(redis=redis.address) as (address, process):
         before = _used(redis)
         clients = joined(address, nodes, HEARTBEAT_ANSWER, hello=True)
         tell(clients, lambda number: [holding(each * (number // 2) + one) for one in range(each)])
         kept = (_used(redis) - before) / 1024
         for number, client in enumerate(clients):
             client.requests = idle_beats(1000 + number, 1)
-        return {"beats/s": drive(clients, seconds).rate, "KiB/entry": kept / (nodes * each)}
+        spent = sum(process.cpu_times()[:2])
+        result = drive(clients, seconds)
+        spent = sum(process.cpu_times()[:2]) - spent
+    return {"beats/s": result.rate, "us": 1e6 * spent / result.answers, "KiB/entry": kept / (nodes * each)}
 
 
 def _used(redis: RedisProcess) -> int:
@@ -350,6 +379,11 @@ ROWS: dict[str, Callable[[float], dict[str, float]]] = {
     "entries": row_entries,
     "redis": row_redis,
 }
+# Memory does not depend on what else runs, and setting up so many links takes the time of several rounds of rates.
+ROUNDS = {"idle": 5, "memory": 1, "entries": 1}
+ROUNDS_OTHERWISE = 3
+SECONDS = {"memory": 60.0}
+SECONDS_OTHERWISE = 5.0
 
 
 def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
@@ -361,18 +395,35 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
     return figures
 
 
+def record(figures: dict[str, Any]) -> None:
+    """Print what was measured, and keep it."""
+    line = json.dumps(figures)
+    print(line, flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(line + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, help=f"{ROUNDS_OTHERWISE}; of some rows: {ROUNDS}")
+    parser.add_argument("--seconds", type=float, help=f"of each measurement: {SECONDS_OTHERWISE}; of some: {SECONDS}")
     given = parser.parse_args()
+    unknown = set(given.rows) - set(ROWS)
+    if unknown:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     os.sched_setaffinity(0, {DRIVER_CORE})
+    # 2,000 links are as many descriptors, here and in the tracker, which inherits the limit.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for name in given.rows or ROWS:
-        rounds = [ROWS[name](given.seconds) for _ in range(given.rounds)]
-        print(
-            json.dumps({"row": name, "rounds": given.rounds, "seconds": given.seconds, **summary(rounds)}), flush=True
-        )
+        rounds = given.rounds or ROUNDS.get(name, ROUNDS_OTHERWISE)
+        seconds = given.seconds or SECONDS.get(name, SECONDS_OTHERWISE)
+        measured = [ROWS[name](seconds) for _ in range(rounds)]
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        row = {"row": name, "at": at, "load": os.getloadavg()[0], "rounds": rounds, "seconds": seconds}
+        record({**row, **summary(measured)})
 
 
 if __name__ == "__main__":

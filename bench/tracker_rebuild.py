@@ -7,8 +7,8 @@ themselves (runtime/heartbeat.py), are asked for everything at their first beat,
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import os
 import statistics
 import time
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from support.processes import Program, Swarm
 from support.swarm import SwarmCa
 
-from bench.tracker_load import holding
+from bench.tracker_load import holding, record
 from protocol.ids import NodeAddress, NodeId, Role
 from runtime.heartbeat import BeatStatus, TrackerLink
 from runtime.inventory import InventoryBook
@@ -87,7 +87,9 @@ def main() -> None:
         tracker.start()
         seconds = trio.run(run, tracker, given.nodes, given.rounds)
     figures = {"median": round(statistics.median(seconds), 2), "all": [round(one, 2) for one in seconds]}
-    print(json.dumps({"row": "rebuild", "nodes": given.nodes, "files_each": FILES_EACH, "seconds": figures}))
+    at = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+    row = {"row": "rebuild", "at": at, "load": os.getloadavg()[0], "nodes": given.nodes, "files_each": FILES_EACH}
+    record({**row, "seconds": figures})
 
 
 if __name__ == "__main__":
