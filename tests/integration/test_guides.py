@@ -1,4 +1,4 @@
-"""What the tutorial and the guides say is typed as it stands there, each machine a network namespace with its own home.
+"""What the README, the tutorial and the guides say is typed as it stands there, each machine a network namespace with its own home.
 
 ``make newcomer`` does the tutorial alone, in an environment made from nothing as the page says, and writes
 docs/transcript.md.
@@ -35,7 +35,9 @@ READY = '"ready"'
 def lines_of(page: str) -> list[tuple[str, str]]:
     """Return machine and command of each line of a page's console blocks."""
     blocks = BLOCK.findall((ROOT / "docs" / page).read_text("utf-8"))
-    return [(machine, command) for block in blocks for machine, command in LINE.findall(block)]
+    return [
+        (machine, command.partition("  #")[0].rstrip()) for block in blocks for machine, command in LINE.findall(block)
+    ]
 
 
 @dataclass
@@ -126,7 +128,7 @@ class Machines:
             process.stdout.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """The four machines of the tutorial, nothing typed yet."""
     root = tmp_path_factory.mktemp("m")
@@ -161,6 +163,16 @@ def test_every_line_of_the_tutorial_and_the_guides_works(machines: Machines) -> 
     for name in ("template.img", "image.tar"):
         here, there = (machines.home(machine) / name for machine in ("laptop", "other"))
         assert here.read_bytes() == there.read_bytes()
+    machines.end()
+
+
+def test_every_line_of_the_readmes_first_upload_works(machines: Machines) -> None:
+    typed = lines_of("../README.md")
+    assert {machine for machine, _ in typed} == set(MACHINES)
+    for machine, command in typed:
+        machines.type(machine, command)
+    got = machines.home("other") / "film.mov"
+    assert got.read_bytes() == (machines.home("laptop") / "film.mov").read_bytes()
     machines.end()
 
 
