@@ -7,6 +7,8 @@ forgotten everything: the first beat's epoch and sequence tell it so, and it ask
 A swarm may have several trackers, and tells its nodes who they are. One is as good as another; each node begins with
 another one, by its id, so that they share the work, and stays until that one is gone. Then the next one's turn is.
 
+Whom we trust, and by which certificate we are trusted, is kept up in renewal.py.
+
 The words are in docs/protocol.md#heartbeat. The tracker's side is tracker/access.py.
 
 Considered: a beat every interval whether the last one was answered or not. A slow tracker then drowns in beats; with
@@ -23,7 +25,6 @@ from random import Random
 
 import structlog
 import trio
-from cryptography import x509
 
 from protocol import messages as m
 from protocol.errors import CommandError, LinkLost, NotFound, NotTrusted, RemoteProtocolError, StorageFull
@@ -33,6 +34,7 @@ from runtime.identity import Credentials
 from runtime.inventory import InventorySource
 from runtime.link import Link
 from runtime.links import Links
+from runtime.renewal import Renewal
 from runtime.seam import Runtime
 
 log = structlog.get_logger()
@@ -52,8 +54,6 @@ RETRY_SECONDS_MAX = 30.0
 # others like it.
 INVENTORY_SECONDS_MIN = 0.5
 URGENT_SECONDS_MIN = 0.02
-RENEW_RETRY_SECONDS = 60.0
-RENEW_CHECK_SECONDS_MAX = 3600.0
 
 _ANSWERS: dict[type[m.Message], type[m.Message]] = {
     m.Where: m.WhereAnswer,
@@ -125,9 +125,9 @@ class TrackerLink:
         self._inventory = inventory
         self._on_message = on_message
         self._on_connected = on_connected
-        self._keep_credentials = keep_credentials
         self._keep_trackers = keep_trackers
         self._random = Random(runtime.random.getrandbits(64))
+        self._renewal = Renewal(runtime, links, self._random, self.ask, keep_credentials)
         self._found: dict[tuple[NodeId, str], None] = {}  # further addresses of trackers, newest last
         self._link: Link | None = None
         self._one_link = trio.Lock()
@@ -143,7 +143,6 @@ class TrackerLink:
         self._beat_wanted = trio.Event()
         self._answered = trio.Event()  # the beat on its way
         self._welcomed = trio.Event()  # the first beat of this link
-        self._renew_soon = trio.Event()
         self._to_tell = trio.Event()
         self._full_wanted = False
         self._untold: deque[m.Inventory] = deque()
@@ -306,7 +305,7 @@ class TrackerLink:
                     self._on_connected()
                 nursery.start_soon(self._beat, link, name="heartbeat")
                 nursery.start_soon(self._tell_inventory, link, name="inventory")
-                nursery.start_soon(self._renew_certificate, name="certificate renewal")
+                nursery.start_soon(self._renew, name="certificate renewal")
                 nursery.start_soon(self._remember_address, link.remote, name="tracker address")
                 try:
                     async for message in link.messages():
@@ -359,9 +358,9 @@ class TrackerLink:
         elif isinstance(message, _ANSWER_KINDS):
             self._answer(message)
         elif isinstance(message, m.Revocations):
-            await self._revoke(message)
+            await self._renewal.revoke(message)
         elif isinstance(message, m.Authorities):
-            await self._learn_authorities(message)
+            await self._renewal.learn_authorities(message)
         elif isinstance(message, m.Trackers):
             await self._learn_trackers(message)
         else:
@@ -390,38 +389,6 @@ class TrackerLink:
             raise RemoteProtocolError(f"{type(message).__name__} is no answer to that request")
         question.answer = message
         question.arrived.set()
-
-    async def _revoke(self, message: m.Revocations) -> None:
-        before = self._links.credentials
-        try:
-            after = before.with_revocations(message.revocations)
-        except NotTrusted as error:
-            raise RemoteProtocolError(str(error)) from error
-        if after is not before:
-            log.info("revocations", number=after.revocations_number, revoked=len(after.revoked_serials))
-            await self._use(after)
-
-    async def _learn_authorities(self, told: m.Authorities) -> None:
-        before = self._links.credentials
-        try:
-            after = before.with_authorities(told.authorities, told.proof, told.revocations)
-        except NotTrusted as error:
-            raise RemoteProtocolError(str(error)) from error
-        if after.authorities != before.authorities:
-            log.warning("authorities of the swarm changed", count=len(after.authorities))
-        if after is not before:
-            await self._use(after)
-        if not after.of_the_newest:
-            self._renew_soon.set()
-
-    async def _use(self, credentials: Credentials) -> None:
-        self._links.renew(credentials)
-        if self._keep_credentials is not None:
-            try:
-                await self._keep_credentials(credentials)
-            except StorageFull as error:
-                # In force all the same; at the next start the tracker tells it again.
-                log.warning("credentials not kept", reason=str(error))
 
     # --- what goes ---
 
@@ -474,48 +441,16 @@ class TrackerLink:
             with trio.move_on_after(INVENTORY_SECONDS_MIN - URGENT_SECONDS_MIN):
                 await self._urgent_to_tell.wait()
 
+    async def _renew(self) -> None:
+        await self._welcomed.wait()
+        await self._renewal.run(lambda: self._interval_seconds)
+
     def _inventory_changed(self, urgent: bool) -> None:
         self._to_tell.set()
         if urgent:
             self._urgent_to_tell.set()
 
-    async def _renew_certificate(self) -> None:
-        await self._welcomed.wait()
-        while True:
-            due = renewal_due(self._links.credentials.certificate) - self._runtime.clock.wall()
-            if self._renew_soon.is_set():
-                # The whole swarm was told in this moment.
-                await trio.sleep(self._random.uniform(0, self._interval_seconds))
-                due = 0.0
-            self._renew_soon = trio.Event()
-            if due <= 0:
-                try:
-                    await self._renew_once()
-                except (LinkLost, CommandError, NotTrusted) as error:
-                    log.warning("certificate not renewed", reason=str(error))
-                due = RENEW_RETRY_SECONDS
-            with trio.move_on_after(min(max(due, RENEW_RETRY_SECONDS), RENEW_CHECK_SECONDS_MAX)):
-                await self._renew_soon.wait()
-
-    async def _renew_once(self) -> None:
-        answer = await self.ask(lambda number: m.Renew(request=number))
-        assert isinstance(answer, m.Renewed)
-        before = self._links.credentials
-        after = before.with_certificate(answer.certificate)
-        if after.peer != before.peer:
-            raise NotTrusted(f"a certificate for {after.peer.role} {after.node[:8]}, not for us")
-        log.info("certificate renewed")
-        await self._use(after)
-
 
 def lot_of(node: NodeId, tracker: NodeId) -> bytes:
     """Return what a node sorts its trackers by: another order for each node, the same at each start."""
     return hashlib.sha256(f"{node}{tracker}".encode()).digest()
-
-
-def renewal_due(certificate: bytes) -> float:
-    """Return when ``certificate`` (DER) should be renewed, in wall-clock seconds: after two thirds of its life."""
-    parsed = x509.load_der_x509_certificate(certificate)
-    begins = parsed.not_valid_before_utc.timestamp()
-    ends = parsed.not_valid_after_utc.timestamp()
-    return begins + (ends - begins) * 2 / 3

@@ -30,8 +30,8 @@ from simulation.promises import Promise
 from simulation.timeline import Timeline
 from support.plain_security import PlainSecurity
 
-import runtime.heartbeat
 import runtime.identity
+import runtime.renewal
 import runtime.tls
 from protocol.errors import CommandError
 from protocol.ids import Role
@@ -336,7 +336,7 @@ def _deterministic(seed: int | str) -> Iterator[None]:
 
 _judge = functools.lru_cache(maxsize=4096)(runtime.identity.judge)
 _read_revocations = functools.lru_cache(maxsize=1024)(runtime.identity.read_revocations)
-_renewal_due = functools.lru_cache(maxsize=4096)(runtime.heartbeat.renewal_due)
+_renewal_due = functools.lru_cache(maxsize=4096)(runtime.renewal.renewal_due)
 
 
 @contextlib.contextmanager
@@ -353,7 +353,7 @@ def _quick() -> Iterator[None]:
     places: list[tuple[Any, str, Any]] = [
         (runtime.identity, "judge", _judge),
         (runtime.identity, "read_revocations", _read_revocations),
-        (runtime.heartbeat, "renewal_due", _renewal_due),
+        (runtime.renewal, "renewal_due", _renewal_due),
         (runtime.tls, "_make_context", make_timeless_context),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in places]

@@ -22,18 +22,17 @@ from runtime.heartbeat import (
     ASK_SECONDS_MAX,
     BEAT_SECONDS,
     INVENTORY_SECONDS_MIN,
-    RENEW_RETRY_SECONDS,
     RETRY_SECONDS_MAX,
     URGENT_SECONDS_MIN,
     BeatStatus,
     TrackerLink,
     lot_of,
-    renewal_due,
 )
 from runtime.identity import Credentials
 from runtime.inventory import InventoryBook
 from runtime.link import Link
 from runtime.links import Links
+from runtime.renewal import RENEW_RETRY_SECONDS, renewal_due
 
 PORT = 4100
 TRACKER_HOST = "10.0.0.1"
