@@ -22,11 +22,12 @@ from protocol.ids import NodeId, Tag
 from protocol.manifest import Manifest
 from protocol.messages import JobState
 from runtime.seam import Runtime
-from storage.intake import Intake, spool_path
+from storage.intake import Intake
 from storage.jobs import Job, bytes_in
 from storage.ledger.base import Acknowledgement, Ledger
 from storage.room import ROOM_SECONDS_BETWEEN
 from storage.shelf import LiveJob, Shelf
+from storage.spools import spool_path
 
 log = structlog.get_logger()
 

@@ -28,10 +28,10 @@ from protocol.messages import JobState
 from runtime.seam import Runtime
 from storage.backends.base import Backend
 from storage.commit import rotten_in_object
-from storage.intake import spool_path
 from storage.jobs import Job
 from storage.ledger.base import KeptJob, Ledger
 from storage.shelf import Shelf
+from storage.spools import spool_path
 
 log = structlog.get_logger()
 

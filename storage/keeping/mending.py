@@ -22,10 +22,11 @@ from protocol.ids import NodeId, Tag
 from runtime.seam import Runtime
 from storage.backends.base import Backend
 from storage.holdings import StorageHoldings
-from storage.intake import Intake, spool_path
+from storage.intake import Intake
 from storage.jobs import Job
 from storage.ledger.base import Ledger
 from storage.shelf import Shelf
+from storage.spools import spool_path
 
 log = structlog.get_logger()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import trio
 from simulation import stories
 from simulation.chaos import run_chaos
 from simulation.disk import SimDisk
@@ -37,7 +38,7 @@ import runtime.links
 import runtime.tls
 import storage.backends.directory
 import storage.durability
-import storage.intake
+import storage.passage
 import storage.possession
 import storage.reports
 import tracker.index.memory
@@ -184,16 +185,16 @@ def ledger_with_synchronous_normal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stored_before_the_object_is_in_place() -> Iterator[None]:
-    intake = storage.intake.Intake
-    hand_over = intake._hand_over
+    passage = storage.passage.Passage
+    hand_over = passage._hand_over
 
     async def hasty(self: Any, entry: Any) -> None:
-        state, entry.job.state = entry.job.state, storage.intake.JobState.STORED
+        state, entry.job.state = entry.job.state, storage.passage.JobState.STORED
         self._reporter.closed(entry, frozenset(node for node, _ in entry.job.grants()))
         entry.job.state = state
         await hand_over(self, entry)
 
-    with patched(intake, "_hand_over", hasty):
+    with patched(passage, "_hand_over", hasty):
         yield
 
 
@@ -240,7 +241,7 @@ def no_final_verification() -> Iterator[None]:
     async def all_right(*_: Any) -> list[int]:
         return []
 
-    with patched(storage.intake, "rotten_in_spool", all_right):
+    with patched(storage.passage, "rotten_in_spool", all_right):
         yield
 
 
@@ -257,8 +258,8 @@ def wrong_digests_accepted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def commit_with_a_missing_chunk() -> Iterator[None]:
-    intake = storage.intake.Intake
-    acknowledged = intake._acknowledged
+    passage = storage.passage.Passage
+    acknowledged = passage._acknowledged
 
     def hasty(self: Any, entry: Any, chunks: list[int]) -> None:
         acknowledged(self, entry, chunks)
@@ -266,8 +267,6 @@ def commit_with_a_missing_chunk() -> Iterator[None]:
             entry.all_durable.set()
 
     async def fill(self: Any, entry: Any) -> None:
-        import trio
-
         async with trio.open_nursery() as filling:
 
             async def run() -> None:
@@ -278,18 +277,14 @@ def commit_with_a_missing_chunk() -> Iterator[None]:
             await entry.all_durable.wait()
             filling.cancel_scope.cancel()
 
-    real_fill = intake._fill
+    real_fill = passage._fill
     with (
-        patched(intake, "_acknowledged", hasty),
-        patched(intake, "_fill", fill),
-        patched(Job, "begin_commit", _begin_commit_anyway),
+        patched(passage, "_acknowledged", hasty),
+        patched(passage, "_fill", fill),
+        patched(Job, "begin_commit", lambda job: job._move(storage.passage.JobState.COMMITTING)),
         no_final_verification(),
     ):
         yield
-
-
-def _begin_commit_anyway(job: Job) -> None:
-    job._move(storage.intake.JobState.COMMITTING)
 
 
 @contextlib.contextmanager
@@ -432,7 +427,7 @@ def whoever_answers_is_whom_we_want() -> Iterator[None]:
 
 def silence_not_noticed() -> contextlib.AbstractContextManager[None]:
     async def watch_nothing(_self: Any) -> None:
-        return
+        await trio.sleep_forever()
 
     return patched(runtime.link.Link, "_watch_silence", watch_nothing)
 
