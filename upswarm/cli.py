@@ -64,9 +64,18 @@ class Verbs(MutableMapping[str, click.Command]):
         self._added.pop(name, None)
 
 
+def _version(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+    if given:
+        context.invoke(Verbs()["version"])
+        context.exit()
+
+
 @click.group(commands=Verbs(), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @home_option
 @json_option
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
 def cli() -> None:
     """Many machines push one file into storage together."""
 

@@ -5,9 +5,10 @@
 
 Reading fetches the chunks that a range needs, from whoever has them, verified. Writing collects in a temporary file,
 and puts it when it is closed; that returns when the file is stored. A swarm is no file system: files are never changed,
-a name means the newest file of that name, folders are what the slashes in names say, and nothing is removed or renamed.
-Of equal files a swarm tells four names at most. Who writes reads what he wrote: for a few seconds this process knows
-its own puts better than the tracker, which hears of them from the storage node.
+a name means the newest file of that name, folders are what the slashes in names say, and nothing is renamed. Removed is
+what this machine's daemon put; others who hold a copy go on to offer it. Of equal files a swarm tells four names at
+most. Who writes reads what he wrote: for a few seconds this process knows what it put and removed better than the
+tracker, which hears of it from the storage node.
 
 Needs a running daemon on this machine; ``home``: its --home. Considered: the async flavour of fsspec; it brings an
 asyncio loop in a thread of its own, to wait for a socket of this machine.
@@ -15,6 +16,7 @@ asyncio loop in a thread of its own, to wait for a socket of this machine.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -33,6 +35,8 @@ NEWS_SECONDS = 5.0
 
 # Of all instances, by home and name: until when, and what `info` says. fsspec makes an instance for each thread.
 _written: dict[tuple[str | None, str], tuple[float, dict[str, Any]]] = {}
+# By home and tag: until when, and the names under which it was removed (None: all).
+_removed: dict[tuple[str | None, str], tuple[float, set[str] | None]] = {}
 
 
 class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -88,7 +92,8 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         try:
             with self.client() as daemon:
                 shown = daemon.show(path)
-            return _file(path, shown["size"], shown["tag"])
+            if not self._is_removed(path, str(shown["tag"])):
+                return _file(path, shown["size"], shown["tag"])
         except CommandError as error:
             if error.code not in ("not-found", "usage"):
                 raise _os_error(error, path) from error
@@ -135,6 +140,7 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
             failed = result.get("error")
             raise OSError(f"{name}: {failed['message'] if failed else result['state']}")
         info = _file(result["name"], result["size"], str(result["tag"]))
+        _removed.pop((self.home, info["tag"]), None)
         _written[self.home, result["name"]] = (time.monotonic() + NEWS_SECONDS, info)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
@@ -151,8 +157,36 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         """Do nothing, as ``mkdir``."""
 
     def rm_file(self, path: str) -> None:
-        """Refuse: what a swarm has stored stays."""
-        raise NotImplementedError("a swarm forgets nothing: files cannot be removed by this way")
+        """Remove a name from storage, with its versions, or a tag with its names: what this machine's daemon put.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            PermissionError: others put it.
+        """
+        what = self._strip_protocol(path)
+        with self.client() as daemon:
+            try:
+                answer = daemon.call("rm", {"what": what})
+            except CommandError as error:
+                raise _os_error(error, path) from error
+            for tag in answer["removed"]:
+                # Else this machine would go on to offer, and to list, what it has just removed.
+                with contextlib.suppress(CommandError):
+                    daemon.call("unshare", {"what": tag})
+        for key, (_, info) in list(_written.items()):
+            if key == (self.home, what) or info["tag"] in answer["removed"]:
+                _written.pop(key, None)
+        now = time.monotonic()
+        for key in [key for key, (until, _) in list(_removed.items()) if until < now]:
+            _removed.pop(key, None)
+        _removed.update({(self.home, tag): (now + NEWS_SECONDS, None) for tag in answer["removed"]})
+        _removed.update({(self.home, tag): (now + NEWS_SECONDS, {what}) for tag in answer["kept"]})
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove files; of folders nothing is left when their files are gone. Raises as ``rm_file``."""
+        for one in self.expand_path(path, recursive=recursive, maxdepth=maxdepth):
+            if not self.isdir(one):
+                self.rm_file(one)
 
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Refuse: a second name would need the bytes on this machine; get the file and put it."""
@@ -167,7 +201,13 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
             for name in file.get("names") or [file["name"]]:
                 if name and (name not in newest or file.get("since", 0) >= newest[name].get("since", 0)):
                     newest[name] = file
-        return {name: _file(name, file["size"], file["tag"]) for name, file in newest.items()} | self._own()
+        there = {name: _file(name, file["size"], file["tag"]) for name, file in newest.items()}
+        return {name: row for name, row in there.items() if not self._is_removed(name, row["tag"])} | self._own()
+
+    def _is_removed(self, name: str, tag: str) -> bool:
+        """Return whether this process removed it a moment ago."""
+        until, names = _removed.get((self.home, tag), (0.0, set()))
+        return time.monotonic() < until and (names is None or name in names)
 
     def _own(self) -> dict[str, dict[str, Any]]:
         """Return what was put by this process a moment ago, by name."""

@@ -27,32 +27,7 @@ NUMBERS = itertools.count()
 
 
 class View(UpswarmFileSystem):
-    """The suite removes files to tidy up between its steps. A swarm removes nothing that way: hidden here, until
-    somebody writes to it again."""
-
-    def __init__(self, home: str, **options: Any) -> None:
-        super().__init__(home, **options)
-        self.hidden: set[str] = set()
-
-    def rm_file(self, path: str) -> None:
-        self.hidden.add(self._strip_protocol(path))
-
-    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        for one in self.expand_path(path, recursive=recursive, maxdepth=maxdepth):
-            if self.isfile(one):
-                self.rm_file(one)
-
-    def put_file(self, lpath: Any, rpath: str, callback: Any = None, mode: str = "overwrite", **more: Any) -> None:
-        super().put_file(lpath, rpath, callback, mode, **more)
-        self.hidden.discard(self._strip_protocol(rpath))
-
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
-        if self._strip_protocol(path) in self.hidden:
-            raise FileNotFoundError(path)
-        return super().info(path)
-
-    def _rows(self) -> dict[str, dict[str, Any]]:
-        return {name: row for name, row in super()._rows().items() if name not in self.hidden}
+    """No two of its touched files are equal."""
 
     def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
         self.pipe_file(path, path.encode())
@@ -167,12 +142,36 @@ def test_what_cannot_be_is_said(crew: Crew) -> None:
         fs.cat_file("nobody/has/this")
     with pytest.raises(NotImplementedError):
         fs.open("there.txt", "ab")
-    with pytest.raises(NotImplementedError):
-        fs.rm("there.txt")
+    with pytest.raises(FileNotFoundError):
+        fs.rm_file("nobody/has/this")
     with pytest.raises(NotImplementedError):
         fs.cp_file("there.txt", "elsewhere.txt")
     with pytest.raises(ConnectionError):
         UpswarmFileSystem(home=str(crew.folder / "nobody")).cat_file("there.txt")
+
+
+def test_what_was_written_is_removed_and_may_be_written_again(crew: Crew) -> None:
+    fs = UpswarmFileSystem(**url_options(crew))
+    fs.pipe_file("gone/a.txt", b"a file to remove")
+    fs.pipe_file("gone/b.txt", b"another one")
+    tag = fs.info("gone/a.txt")["tag"]
+    fs.rm("gone/a.txt")
+    assert not fs.exists("gone/a.txt") and fs.ls("gone", detail=False) == ["gone/b.txt"]
+    assert tag not in {row["tag"] for row in crew.storage.call("ls")["files"]}
+    with pytest.raises(FileNotFoundError):
+        fs.cat_file("gone/a.txt")
+    fs.pipe_file("gone/a.txt", b"a file to remove")
+    assert fs.cat_file("gone/a.txt") == b"a file to remove"
+    fs.rm("gone", recursive=True)
+    assert not fs.exists("gone")
+
+
+def test_what_another_machine_put_is_not_removed(crew: Crew) -> None:
+    UpswarmFileSystem(**url_options(crew)).pipe_file("theirs.txt", b"put by the first machine")
+    other = UpswarmFileSystem(**url_options(crew, 1))
+    with pytest.raises((PermissionError, FileNotFoundError)):
+        other.rm_file("theirs.txt")
+    assert other.cat_file("theirs.txt") == b"put by the first machine"
 
 
 def test_the_client_for_trio_puts_follows_reads_and_gets(crew: Crew) -> None:

@@ -17,6 +17,7 @@ Capture = pytest.CaptureFixture[str]
 
 def test_version_names_ours_and_the_protocols(capsys: Capture) -> None:
     assert re.fullmatch(r"upswarm \S+, protocol 1, Python 3\.\S+\n", call(capsys, "version").out)
+    assert call(capsys, "--version").out == call(capsys, "version").out
     assert json.loads(call(capsys, "version", "--json").out)["protocol"] == 1
 
 
