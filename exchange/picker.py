@@ -69,7 +69,9 @@ class Picker(Book):
         if known is None or now < known.rests_until:
             return []
         picks: list[Pick] = []
-        room_bytes = known.pipeline_bytes(self._tail.seconds_left(self._left_bytes, self._sources.values(), now))
+        # Only those count that have something we lack: others give nothing at the end, however fast they were.
+        givers = (other for other in self._sources.values() if other.have & self.wanted)
+        room_bytes = known.pipeline_bytes(self._tail.seconds_left(self._left_bytes, givers, now))
         # A pipeline of few blocks runs dry between two of them.
         cells = min(known.block_cells(), max(1, room_bytes // (4 * CELL_BYTES)))
         while known.outstanding_bytes < room_bytes and len(known.outstanding) < _REQUESTS_MAX:

@@ -71,6 +71,22 @@ class Receiver:
         raise AssertionError(f"never completes: {self.picker.wanted}")
 
 
+def test_who_has_the_last_chunks_alone_is_asked_for_enough_however_many_others_there_are() -> None:
+    """Storage in a crowd: what is left only the uploader has, and two hundred others have what storage has, too."""
+    receiver = Receiver(20, cells=16)
+    receiver.join(1, A)
+    for source in range(2, 202):
+        receiver.join(source, NodeId(f"n{source}"), (0,))
+    receiver.picker.hurry(0)
+    while receiver.picker.rate_of(1) is None or len(receiver.picker.wanted) > 8:
+        receiver.pick(1)
+        receiver.now += receiver.asked[1][0].length / 2.5e6
+        receiver.deliver(1)
+    receiver.pick(1)
+    asked_bytes = sum(pick.length for pick in receiver.asked[1])
+    assert asked_bytes >= 0.3 * 2.5e6, "a third of a second's worth; less is a round trip's, if none is longer"
+
+
 def test_a_rejected_request_says_nothing_about_the_rate() -> None:
     receiver = Receiver(4)
     receiver.join(1, A)
