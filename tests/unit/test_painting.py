@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.front_door import running
+from support.front_door import TAG, Notify, running
 
 from upswarm.painting import NARROW_COLUMNS, bar, columns_of, daemon_view, fitted, transfers
 
@@ -107,17 +107,25 @@ def test_a_daemon_is_seen_at_a_glance() -> None:
     assert "no tracker: refused" in away[0] and "PAUSED" in away[0]
 
 
-def on_a_terminal(home: Path, columns: int, enough: str, **environment: str) -> str:
-    """Return what ``status --watch`` writes to a terminal until ``enough`` has come."""
+def begun_on_a_terminal(
+    home: Path, columns: int, arguments: list[str], environment: dict[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the command on a terminal of its own; return it, and our end of the terminal."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "upswarm", "--home", str(home), "status", "--watch"],
+        [sys.executable, "-m", "upswarm", "--home", str(home), *arguments],
         stdin=theirs, stdout=theirs, stderr=theirs, env={**kept, "TERM": "xterm", **environment},
         start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
+    return process, ours
+
+
+def on_a_terminal(home: Path, columns: int, enough: str, **environment: str) -> str:
+    """Return what ``status --watch`` writes to a terminal until ``enough`` has come."""
+    process, ours = begun_on_a_terminal(home, columns, ["status", "--watch"], environment)
     said, due = b"", time.monotonic() + SECONDS_MAX
     try:
         while enough.encode() not in said and time.monotonic() < due:
@@ -152,3 +160,77 @@ def test_watching_into_a_pipe_tells_in_lines(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=SECONDS_MAX)
     assert line.startswith("film.mov: sending (safe to disconnect), 40.0 MiB of 64.0 MiB (62 %)") and "\x1b" not in line
+
+
+def to_its_end_on_a_terminal(home: Path, columns: int, *arguments: str, **environment: str) -> str:
+    """Return all that a command writes to a terminal; it must succeed."""
+    process, ours = begun_on_a_terminal(home, columns, list(arguments), environment)
+    said, due = b"", time.monotonic() + SECONDS_MAX
+    try:
+        while time.monotonic() < due:
+            if select.select([ours], [], [], 1.0)[0]:
+                try:
+                    said += os.read(ours, 65536)
+                except OSError:  # EIO: nobody has the other end open any more
+                    break
+        assert process.wait(SECONDS_MAX) == 0, said
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return said.decode()
+
+
+def moving(verb: str, ended: dict[str, Any]) -> Any:
+    """A daemon's handler of ``put`` or ``get``: three notifications, then how it ended."""
+
+    async def handle(_params: dict[str, Any], notify: Notify) -> Any:
+        for mib in (0, 20, 40):
+            known = transfer(bytes_stored=mib << 20)
+            if verb == "get":
+                known |= {"state": "fetching", "bytes_done": mib << 20, "from": known.pop("pushed")}
+            await notify("progress", known)
+        return ended
+
+    return handle
+
+
+def ended_of(verb: str) -> dict[str, Any]:
+    file = {
+        "id": "p1", "tag": TAG, "size": 64 << 20, "name": "film.mov", "path": "/there/film.mov", "seconds": 25.6,
+        "instant": False,
+    }  # fmt: skip
+    if verb == "get":
+        return {**file, "state": "done", "from": {NODES[0]: 64 << 20}}
+    stored = {**file, "state": "stored", "link": "upswarm:LINK", "safe": True, "pushed": {NODES[0]: 64 << 20}}
+    return {"results": [stored], "skipped": []}
+
+
+@pytest.mark.parametrize("verb", ["put", "get"])
+@pytest.mark.parametrize(("columns", "environment"), [(120, {}), (36, {"NO_COLOR": "1"}), (36, {})])
+def test_a_transfer_on_a_terminal_is_drawn_as_wide_as_that(
+    tmp_path: Path, verb: str, columns: int, environment: dict[str, str]
+) -> None:
+    file = tmp_path / "film.mov"
+    file.write_bytes(b"bytes")
+    what = str(file) if verb == "put" else TAG
+    with running(tmp_path, **{verb: moving(verb, ended_of(verb)), "nodes": {"nodes": []}}) as daemon:
+        said = to_its_end_on_a_terminal(tmp_path, columns, verb, what, **environment)
+        assert verb in {method for method, _ in daemon.asked}
+    assert "film.mov" in said and "62 %" in said and "12 s left" in said
+    assert bool(re.search(r"\x1b\[(?:\d;)*3\dm", said)) is not bool(environment)
+    drawn = said.rpartition("12 s left")[0].splitlines()
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).replace("\r", "") for line in drawn]
+    assert any("█" in line or "#" in line for line in lines) and all(columns_of(line) <= columns for line in lines)
+
+
+@pytest.mark.parametrize("verb", ["put", "get"])
+def test_a_transfer_into_a_pipe_is_told_in_lines_on_stderr(tmp_path: Path, verb: str) -> None:
+    file = tmp_path / "film.mov"
+    file.write_bytes(b"bytes")
+    command = [sys.executable, "-m", "upswarm", "--home", str(tmp_path), verb, str(file) if verb == "put" else TAG]
+    with running(tmp_path, **{verb: moving(verb, ended_of(verb)), "nodes": {"nodes": []}}):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=True)
+    assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stdout + done.stderr
+    assert done.stderr.startswith("film.mov: ") and " of 64.0 MiB (0 %)" in done.stderr
+    assert "film.mov" in done.stdout and "%" not in done.stdout
