@@ -54,22 +54,24 @@ async def hash_file(
     on_progress: Callable[[int], None] = lambda done_bytes: None,
     *,
     attempts_max: int = ATTEMPTS_MAX,
+    below: Path | None = None,
 ) -> tuple[Manifest, FileStatus]:
     """Return the manifest of ``path`` and what identifies the file it is of.
 
-    ``on_progress`` gets the bytes hashed so far; it begins anew when the file changed and is read again.
+    ``on_progress`` gets the bytes hashed so far; it begins anew when the file changed and is read again. ``below``: a
+    folder that the file must not lead out of, by links on the way either.
 
     Raises:
         FileChanged: it changed during each of ``attempts_max`` readings.
         NotFound: there is no such file.
         CommandError: it cannot be read, or is no regular file.
     """
-    found = await runtime.run_sync(_hash_small, runtime.disk, path, runtime.clock.wall())
+    found = await runtime.run_sync(_hash_small, runtime.disk, path, below, runtime.clock.wall())
     if found is not None:
         on_progress(found[1].size_bytes)
         return found
     for attempt in range(1, attempts_max + 1):
-        found = await _hash_once(runtime, path, on_progress)
+        found = await _hash_once(runtime, path, below, on_progress)
         if found is not None:
             return found
         log.info("file changed while it was read", path=str(path), attempt=attempt)
@@ -78,11 +80,15 @@ async def hash_file(
     raise FileChanged(path)
 
 
-def _hash_small(disk: Disk, path: Path, wall: float) -> tuple[Manifest, FileStatus] | None:
+def _open(disk: Disk, path: Path, below: Path | None) -> File:
+    return disk.open_read(path) if below is None else disk.open_below(below, path)
+
+
+def _hash_small(disk: Disk, path: Path, below: Path | None, wall: float) -> tuple[Manifest, FileStatus] | None:
     """Hash a small file that is at rest; None for any other, or when anything is wrong with it: then the long way says
     what. Runs in a thread."""
     try:
-        file = disk.open_read(path)
+        file = _open(disk, path, below)
         try:
             status = file.status()
             if status.size_bytes > SMALL_BYTES or 0 <= wall - status.ctime_ns / 1e9 < STAMP_SECONDS:
@@ -103,10 +109,10 @@ def _hash_small(disk: Disk, path: Path, wall: float) -> tuple[Manifest, FileStat
 
 
 async def _hash_once(
-    runtime: Runtime, path: Path, on_progress: Callable[[int], None]
+    runtime: Runtime, path: Path, below: Path | None, on_progress: Callable[[int], None]
 ) -> tuple[Manifest, FileStatus] | None:
     try:
-        file = await runtime.run_sync(runtime.disk.open_read, path)
+        file = await runtime.run_sync(_open, runtime.disk, path, below)
     except OSError as error:
         raise read_error(error, path) from error
     try:

@@ -92,6 +92,8 @@ class Puts:
         self._desk = desk
         self._events = events
         self._sealed = sealed
+        # The folder that a file's path must not lead out of, by links on the way either; None: it may.
+        self.confined: Callable[[Path], Path | None] = lambda path: None
         self._random = Random(runtime.random.getrandbits(64))
         self._puts: dict[int, Put] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
@@ -303,7 +305,9 @@ class Puts:
             put.touch()
         try:
             async with self._hashing:
-                manifest, status = await hash_file(self._runtime, put.path, lambda done: self._hashed(put, done))
+                manifest, status = await hash_file(
+                    self._runtime, put.path, lambda done: self._hashed(put, done), below=self.confined(put.path)
+                )
             if put.tag is not None and manifest.tag != put.tag:
                 raise FileChanged(put.path)
         except CommandError as error:

@@ -90,5 +90,5 @@ def _walk(disk: Disk, folder: Path, parts: list[str], found: list[Found], skippe
                 found.append(Found(path, name_of_parts([*parts, name])))
             except CommandError as error:
                 skipped.append(Skipped(path, error.sentence))
-        if len(found) > FILES_MAX:
+        if len(found) + len(skipped) > FILES_MAX:
             raise CommandError("too-many", f"more than {FILES_MAX} files at once; put its folders one by one", 2)

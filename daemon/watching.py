@@ -3,6 +3,7 @@
 What was done is remembered by what identified the file, so that a restart puts nothing twice. A look at the folder
 decides (settling.py); the operating system's notices only say when to look. Where there are none, on a network share
 say, we look once in a while. Files and folders whose name begins with a dot are left alone: programs write there first.
+Links are not followed, at no step of the way, even if somebody swaps a folder for one between a look and the put.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Watching:
         self._trouble: dict[Path, str] = {}
         self._news = trio.Event()
         self._changed = trio.Event()
+        puts.confined = self.folder_of
 
     async def load(self) -> None:
         """Read what earlier lives were told, and did."""
@@ -81,6 +83,12 @@ class Watching:
     def folders(self) -> list[Path]:
         """Return what is watched."""
         return list(dict.fromkeys((*self._configured, *self._added)))
+
+    def folder_of(self, path: Path) -> Path | None:
+        """Return the watched folder that ``path`` lies in, the innermost; None: it lies in none. Whoever else may write
+        there must not make us read what lies elsewhere."""
+        around = [folder for folder in self.folders if path != folder and path.is_relative_to(folder)]
+        return max(around, key=lambda folder: len(folder.parts), default=None)
 
     async def add(self, folder: Path) -> None:
         """Watch ``folder`` from now on, also in later lives. Files that lie there are put as well.

@@ -29,6 +29,9 @@ async def observe(folders: Sequence[Path], wake: Callable[[], None]) -> None:
                 async for _ in watchfiles.awatch(*there, watch_filter=None, debounce=DEBOUNCE_MS):
                     wake()
             # No more watches to be had, a folder that went away: whoever watches looks by itself once in a while.
-            except (OSError, RuntimeError) as error:
-                log.warning("no notices of changes", reason=str(error))
+            # Or somebody gave a file a name that is no UTF-8, which watchfiles cannot tell of.
+            # In a group, too: watchfiles looks in a task of its own.
+            except* (OSError, RuntimeError) as errors:
+                log.warning("no notices of changes", reason="; ".join(map(str, errors.exceptions)))
+                wake()
         await trio.sleep(TRY_AGAIN_SECONDS)

@@ -190,6 +190,11 @@ class Disk(Protocol):
         """Open a regular file; with ``follow`` False a link in the last place is refused (``OSError``)."""
         ...
 
+    def open_below(self, folder: Path, path: Path) -> File:
+        """As ``open_read``, and no folder on the way from ``folder`` down to ``path`` may be a link either, whoever
+        swaps them meanwhile. ``folder`` itself may be one."""
+        ...
+
     def open_write(self, path: Path) -> File:
         """Open for reading and writing; created (0600) when absent, kept when not."""
         ...

@@ -320,6 +320,9 @@ class SimDisk:
         self.step("open_read", path)
         return SimFile(self, self.inode_at(path), path)
 
+    def open_below(self, folder: Path, path: Path) -> SimFile:
+        return self.open_read(path)  # there are no links
+
     def open_write(self, path: Path) -> SimFile:
         self.step("open_write", path)
         if path not in self.platter.names:
