@@ -26,6 +26,8 @@ CONTROL_BYTES_MAX = 2 * 1024 * 1024
 CONTROL_BYTES_MANY = 256 * 1024
 # A goodbye is a courtesy; it may not hold up the one who leaves.
 GOODBYE_SECONDS_MAX = 2.0
+# A writer who was woken no oftener than this between two pings is not worth the memory of a task that waits.
+SELDOM = 8
 
 _OURS: frozenset[type[m.Message]] = frozenset((m.Ping, m.Pong, m.Goodbye))
 
@@ -55,10 +57,9 @@ class Link:
         self._ended = trio.Event()
         self._closing = False
         self._life: trio.Nursery | None = None  # while it runs
-        self._writing = (
-            False  # a writer is there; for blocks it stays, and for a message now and then it comes and goes
-        )
-        self._blocks = False
+        self._writing = False  # a writer is there
+        self._blocks = False  # it has sent blocks: then it stays
+        self._woken = 0  # how often it was lately; for a message now and then it comes and goes
         self._heard_at = trio.current_time()
         self._listening_since: float | None = None
         self._ping_number = 0
@@ -294,6 +295,7 @@ class Link:
             self._end("closed by us")
 
     def _wake_writer(self) -> None:
+        self._woken += 1
         if self._writing:
             self._wake.set()
         elif self._life is not None and self.lost is None:
@@ -335,7 +337,7 @@ class Link:
                 self._block_leaving = False
                 self._block = None
                 done.set()
-            elif not self._blocks:
+            elif not self._blocks and self._woken <= SELDOM:
                 # A quiet link needs no task that waits: a thousand of them are what fills a tracker's memory.
                 self._writing = False
                 return
@@ -361,6 +363,9 @@ class Link:
                 await self._ended.wait()
                 return
             self.ping()
+            if self._woken <= SELDOM:
+                self._wake.set()  # a writer that waits since busier times goes
+            self._woken = 0
             wait_seconds = SILENCE_SECONDS_MAX / 3
             if self._listening_since is None:
                 continue  # it is we who do not listen: our disk is slow, or our budget is spent

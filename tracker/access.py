@@ -269,15 +269,17 @@ class Access:
         pace = self._pace
         wanted = await self._index.beat(profile, heartbeat, now, interval_seconds=pace.interval_seconds)
         interval = pace.interval_for(self._runtime.random.random() if pace.jitter else 0.0)
-        link.answer(
-            m.HeartbeatAnswer(
-                number=heartbeat.number,
-                interval_milliseconds=round(interval * 1000),
-                inventory_wanted=wanted and pace.inventories,
-            )
+        answer = m.HeartbeatAnswer(
+            number=heartbeat.number,
+            interval_milliseconds=round(interval * 1000),
+            inventory_wanted=wanted and pace.inventories,
         )
-        # Mostly there is nothing to order, and beats are most of what a tracker does.
         open_tags = await self._index.open_tags_of(profile.node, now)
+        # Mostly there is nothing to order, and beats are most of what a tracker does; orders leave with the answer.
+        if open_tags or heartbeat.lend:
+            link.post(answer)
+        else:
+            link.answer(answer)
         if open_tags:
             await self._order(profile.node, open_tags, now)
         if heartbeat.lend:

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from protocol import messages as m
 from protocol.connection import Connection
 from protocol.ids import Role, parse_address
-from runtime.link import CONTROL_BYTES_MAX, Link, running
+from runtime.link import CONTROL_BYTES_MAX, SELDOM, Link, running
 from runtime.real import TcpNetwork
 from runtime.seam import ByteStream, SecureStream
 from runtime.tls import Expected, TlsSecurity, TlsStream
@@ -96,6 +96,7 @@ async def test_answers_posts_and_blocks_arrive_whole_and_in_the_order_they_were_
 
 async def test_links_that_only_say_a_word_now_and_then_keep_no_writer(swarm_ca: SwarmCa) -> None:
     async with links_over_tcp(swarm_ca) as (one, other):
+        await wait_all_tasks_blocked()  # they run
         quiet = trio.lowlevel.current_statistics().tasks_living
         one.answer(have(1))
         assert trio.lowlevel.current_statistics().tasks_living == quiet
@@ -109,6 +110,28 @@ async def test_links_that_only_say_a_word_now_and_then_keep_no_writer(swarm_ca: 
         one.post(have(3))
         message = await other.receive()
         assert isinstance(message, m.Have) and message.chunks == (3,)
+
+
+async def test_a_writer_who_has_much_to_do_stays_until_it_has_little(
+    swarm_ca: SwarmCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.link.SILENCE_SECONDS_MAX", 1.0)
+    async with links_over_tcp(swarm_ca) as (one, other):
+        await wait_all_tasks_blocked()  # they run
+        quiet = trio.lowlevel.current_statistics().tasks_living
+        number = 0
+        with trio.fail_after(20):
+            while trio.lowlevel.current_statistics().tasks_living == quiet:
+                one.post(have(number))
+                number += 1
+                await wait_all_tasks_blocked()
+            assert number > SELDOM
+            while trio.lowlevel.current_statistics().tasks_living > quiet:
+                await trio.sleep(0.01)
+            one.post(have(number))
+            for expected in range(number + 1):
+                message = await other.receive()
+                assert isinstance(message, m.Have) and message.chunks == (expected,)
 
 
 async def test_answers_to_one_who_does_not_read_end_the_link_before_memory_grows(swarm_ca: SwarmCa) -> None:
