@@ -38,10 +38,13 @@ if TYPE_CHECKING:
 
 # A person sees five changes a second as motion; more is work for nobody.
 NOTICE_SECONDS_MIN = 0.2
+# Of more jobs than that nobody reads which of them is hashed and which is asked about just now.
+NOTICE_JOBS_MANY = 32
 
 
 class Notices:
-    """Progress for one caller: a few a second for each job, every change of state at once, one line at a time."""
+    """Progress for one caller: a few a second for each job, and at once what somebody waits for, one line at a time.
+    That is every change of state; of many jobs only that one has ended, or is safe."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
@@ -50,22 +53,22 @@ class Notices:
 
     async def __call__(self, job: Put | Get) -> None:
         before = self._said.get(job.id)
-        if before is not None and before[0] == _standing(job):
+        if before is not None and before[0] == self._standing(job):
             if job.state.final:
                 return  # That was the last word.
             # What changes meanwhile is in the one that is sent then; what somebody waits for is sent at once.
             due = before[1] + NOTICE_SECONDS_MIN
-            while before[0] == _standing(job) and trio.current_time() < due:
+            while before[0] == self._standing(job) and trio.current_time() < due:
                 with trio.move_on_at(due):
                     await job.changed.wait()
         async with self._turn:
-            self._said[job.id] = (_standing(job), trio.current_time())
+            self._said[job.id] = (self._standing(job), trio.current_time())
             await self._notify("progress", job.progress(trio.current_time()))
 
-
-def _standing(job: Put | Get) -> object:
-    """Return what people wait for: that it comes further, or that they may leave."""
-    return job.state, isinstance(job, Put) and job.safe
+    def _standing(self, job: Put | Get) -> object:
+        """Return what people wait for: that it comes further, or that they may leave."""
+        many = len(self._said) > NOTICE_JOBS_MANY
+        return job.state.final if many else job.state, isinstance(job, Put) and job.safe
 
 
 class TransferCommands:
