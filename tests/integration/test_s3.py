@@ -142,6 +142,31 @@ def test_a_part_that_the_store_refuses_for_good_is_told_and_tried_again(
         assert bucket.digest(tag) == digest_of(file) and bucket.tag(tag) == tag
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("direct", ["false", "true"])
+def test_a_large_object_that_has_rotted_in_the_bucket_is_mended_by_its_rotten_chunks_alone(
+    swarm: Swarm, seaweed: Seaweed, bucket: Bucket, direct: str
+) -> None:
+    crew = crew_on(swarm, seaweed, direct=direct)
+    daemon = crew.daemons[0]
+    file = crew.file("film", 80 * MIB + 5)
+    tag = tag_by_hand(file)
+    assert put(daemon, file, name="film")["state"] == "stored"
+    rotten = bytearray(file.read_bytes())
+    for chunk in (1, 10):
+        rotten[8 * MIB * chunk] ^= 0x10
+    bucket.client.put_object(Bucket=BUCKET, Key=bucket.key(tag), Body=bytes(rotten))
+    before = daemon.sent_bytes
+    done = crew.storage.upswarm("--json", "scrub", "film", check=False)
+    assert done.exit_code == 8 and done.json == {"tag": tag, "chunks": 11, "rotten": [1, 10]}
+    wait_stored(crew.storage, tag, COMMIT_SECONDS_MAX)
+    assert bucket.digest(tag) == digest_of(file) and bucket.tag(tag) == tag
+    assert bucket.uploads() == [] and not list((crew.storage.data / "spool").iterdir())
+    assert daemon.sent_bytes - before <= 2 * 8 * MIB
+    assert crew.storage.upswarm("scrub", tag).exit_code == 0
+
+
 def kill_rounds(crew: Crew, bucket: Bucket, rounds: int, story: random.Random) -> None:
     """Files, and a SIGKILL of the storage node in the middle of each."""
     for number in range(rounds):
