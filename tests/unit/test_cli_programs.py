@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +108,16 @@ def test_a_report_carries_versions_checks_and_settings(capsys: Capture, tmp_path
 def test_a_home_too_long_for_a_socket_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="shorter --home"):
         load_program_config(Console(home=tmp_path / ("x" * 100)), "daemon", {})
+
+
+def test_a_program_reads_no_rich() -> None:
+    code = (
+        "import importlib, sys\n"
+        "from upswarm.programs import read_structlog\n"
+        "read_structlog()\n"
+        "for program in ('tracker', 'storage', 'daemon'):\n"
+        "    importlib.import_module(f'{program}.app')\n"
+        "assert 'structlog' in sys.modules and not [name for name in sys.modules if name.partition('.')[0] == 'rich']\n"
+        "import rich.console\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
