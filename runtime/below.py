@@ -6,7 +6,9 @@ by now. Considered: openat2 with RESOLVE_BENEATH. Only Linux has it, and Python 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 
@@ -28,3 +30,15 @@ def open_below(folder: Path, path: Path) -> int:
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=place)
     finally:
         os.close(place)
+
+
+def checked_regular(descriptor: int, path: Path) -> int:
+    """Return ``descriptor``, which is open at ``path``.
+
+    Raises:
+        OSError: it is no regular file's; it is closed then.
+    """
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor

@@ -27,7 +27,7 @@ import trio
 
 from protocol.errors import ConfigError, LinkLost, StorageBroken, StorageFull
 from protocol.ids import format_address
-from runtime.below import open_below
+from runtime.below import checked_regular, open_below
 from runtime.control import ControlServer
 from runtime.database import SqliteDatabase
 from runtime.seam import Buffer, ByteStream, Database, File, FileStatus, LineState, Listener, Runtime
@@ -178,17 +178,10 @@ class RealDisk:
     def open_read(self, path: Path, *, follow: bool = False) -> File:
         # O_NONBLOCK: opening a named pipe must not hang; it changes nothing for regular files.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-        return self._regular(os.open(path, flags), path)
+        return RealFile(checked_regular(os.open(path, flags), path), path)
 
     def open_below(self, folder: Path, path: Path) -> File:
-        return self._regular(open_below(folder, path), path)
-
-    @staticmethod
-    def _regular(descriptor: int, path: Path) -> File:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return RealFile(descriptor, path)
+        return RealFile(checked_regular(open_below(folder, path), path), path)
 
     def open_write(self, path: Path) -> RealFile:
         try:
