@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -146,6 +147,31 @@ def test_a_link_is_copied(crew: Crew, browser: Chromium) -> None:
     window.wait("() => document.getElementById('copied').textContent === 'Copied.'")
     copied = window.page.evaluate("() => navigator.clipboard.readText()")
     assert copied.startswith("upswarm:") and "name=plain.bin" in copied
+
+
+# Pictures of every view, for whoever wants to look at them after a change.
+PICTURES = Path(__file__).parents[2] / "build" / "pages"
+BRIGHTNESS = """() => {
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d');
+    canvas.fillStyle = getComputedStyle(document.body).backgroundColor;
+    canvas.fillRect(0, 0, 1, 1);
+    return Math.max(...canvas.getImageData(0, 0, 1, 1).data.slice(0, 3));
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_view_is_light_or_dark_as_the_reader_likes(crew: Crew, browser: Chromium, dark: bool) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for path in paths_of(crew):
+        window = browser.open(path, dark=dark)
+        if path not in ("/nodes", "/files", "/no"):
+            window.wait_live()
+        brightness = window.page.evaluate(BRIGHTNESS)
+        assert brightness < 64 if dark else brightness > 192, path
+        name = "-".join(part[:8] for part in path.strip("/").split("/")) or "overview"
+        picture = PICTURES / f"{name}-{'dark' if dark else 'light'}.png"
+        window.page.screenshot(path=picture, full_page=True)
+        assert picture.stat().st_size > 5000
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
