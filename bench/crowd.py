@@ -8,6 +8,8 @@
     wasted     bytes that storage received twice, or in vain
     free       when the uploader first heard that it may leave
 
+The medians come last, once more as rows of a table: in brackets how many runs, and their spread.
+
 ``--rival`` runs libtorrent (``pip install .[bench]``) in the same topology after each run, and curl PUT where one
 uploader is alone. ``--lines`` shows who was idle when. Needs root.
 """
@@ -71,6 +73,39 @@ def summary(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def rows(results: list[Result], options: Options) -> str:
+    """Return the same as rows of a table of docs/benchmarks.md."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.scenario, result.contestant), []).append(result)
+    lines = [
+        "",
+        "| scenario | nodes | Mbit/s | MiB | contestant | stored | all have it | free, s | uploader sent | wasted |",
+        "|" + " --- |" * 10,
+    ]
+    for (scenario, contestant), group in groups.items():
+        done = [result for result in group if result.stored_seconds]
+        cells = [
+            spread([result.ratio for result in done], len(group)),
+            spread([r.all_seconds / r.all_bound_seconds for r in done if r.all_seconds and r.all_bound_seconds]),
+            spread([result.free_seconds for result in done if result.free_seconds is not None], digits=2),
+            spread([result.uploader_share for result in group]),
+            f"{statistics.median(100 * result.wasted_bytes / (result.mib << 20) for result in group):.2f} %",
+        ]
+        head = [scenario, str(options.nodes), f"{options.mbit:g}", str(options.mib), contestant]
+        lines.append(f"| {' | '.join([*head, *cells])} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], of: int | None = None, digits: int = 3) -> str:
+    """Return the median, and in brackets how many there are (``of`` so many, if fewer) and from where to where."""
+    if not values:
+        return "" if of is None else f"never ({of})"
+    count = f"{len(values)} of {of}" if of is not None and of != len(values) else str(len(values))
+    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({count})" if len(values) == 1 else f"{middle} ({count}: {low} to {high})"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -111,7 +146,9 @@ def main() -> int:
     except CannotBuild as error:
         print(f"bench.crowd: {error}", file=sys.stderr)
         return 1
-    print(f"{summary(results)}\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
+    print(
+        f"{summary(results)}\n{rows(results, chosen)}\n\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
+    )
     return 1 if failed else 0
 
 
