@@ -251,7 +251,7 @@ def test_sigterm_ends_every_program_cleanly(swarm: Swarm) -> None:
     wait_until(lambda: crew.storage.counter("received_bytes") > MIB, "in the middle of an upload")
     for program in (crew.daemons[0], crew.storage, crew.tracker):
         pid = program.pid
-        assert program.stop() == 0, program.log_tail()
+        assert program.stop(10.0) == 0, program.log_tail()
         assert ended(pid) and not program.socket_path.exists()
         assert "Traceback" not in program.log_path.read_text()
     crew.tracker.start()
