@@ -49,7 +49,8 @@ ANSWER_SECONDS_MAX = 30.0
 ASK_SECONDS_MAX = 10.0
 # Full jitter (a draw from 0 to the ceiling): a thousand nodes that lost their tracker together come back one by one.
 RETRY_SECONDS_FIRST = 0.5
-RETRY_SECONDS_MAX = 30.0
+# And not much longer than two beats, however long it was away: then it knows everything again.
+RETRY_SECONDS_MAX = 10.0
 # Changes are told at once, and then no oftener than this; a file that has become whole, or is gone, waits only for
 # others like it.
 INVENTORY_SECONDS_MIN = 0.5

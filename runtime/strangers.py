@@ -24,9 +24,9 @@ from protocol.limits import HANDSHAKE_SECONDS_MAX
 STRANGERS_PER_HOST_MAX = 32
 STRANGERS_MAX = 1024
 # Those that wait for a place of their host, all hosts together; and how long: the dialler's deadline for the handshake
-# runs already.
+# runs already, and what is left of it must do for that.
 WAITING_MAX = 1024
-WAIT_SECONDS_MAX = HANDSHAKE_SECONDS_MAX / 2
+WAIT_SECONDS_MAX = 0.8 * HANDSHAKE_SECONDS_MAX
 
 
 @dataclass
