@@ -7,6 +7,7 @@ it is tried here, too.
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import select
@@ -38,6 +39,7 @@ EVIL = (
     "\u202e\u2066\u200f\u200b\ufeff\u2028\u2029\x7f\b\r\n\tz"
 )
 AT_ONCE = 4
+TERMINAL_SECONDS_MAX = 60.0
 NOWHERE = f"{EVIL}-nowhere"
 # What our own drawing on a terminal never has in it, whatever stands around it.
 FOREIGN = ("\x1b]", "\x1b[2Jz", "UFdO\x07", "\x07", "\x9b", "\x9d", "\x90", "\u202e", "\u2066", "\u2028", "\x7f", "\b")
@@ -195,8 +197,8 @@ def test_in_json_too_and_the_name_is_what_it_was(stage: Stage) -> None:
     assert not flaws(failed.stdout) and failed.json["error"]["exit_code"] == failed.exit_code
 
 
-def on_a_terminal(program: Program, *arguments: str | Path, seconds: float) -> str:
-    """Return what a terminal gets of a command, until its end or for ``seconds``."""
+def on_a_terminal(program: Program, *arguments: str | Path, screens: int | None = None) -> str:
+    """Return what a terminal gets of a command: until its end, or until it was painted ``screens`` times."""
     ours, theirs = pty.openpty()
     environment = {key: value for key, value in program.swarm.environment.items() if key not in ("NO_COLOR", "COLUMNS")}
     command = [sys.executable, "-P", "-m", "upswarm", "--home", str(program.home), *map(str, arguments)]
@@ -204,9 +206,11 @@ def on_a_terminal(program: Program, *arguments: str | Path, seconds: float) -> s
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | {"TERM": "xterm-256color"}
     )
     os.close(theirs)
-    data, deadline = bytearray(), time.monotonic() + seconds
+    data, deadline = bytearray(), time.monotonic() + TERMINAL_SECONDS_MAX
     try:
-        while (left := deadline - time.monotonic()) > 0:
+        while screens is None or data.count(b"\x1b[H") <= screens:
+            left = deadline - time.monotonic()
+            assert left > 0, data
             if select.select([ours], [], [], left)[0]:
                 try:
                     data += os.read(ours, 65536)
@@ -216,7 +220,8 @@ def on_a_terminal(program: Program, *arguments: str | Path, seconds: float) -> s
         process.kill()
         process.wait()
         os.close(ours)
-    return data.decode("utf-8")
+    # Strictly, but for a character that was cut off with the process.
+    return codecs.getincrementaldecoder("utf-8")().decode(bytes(data))
 
 
 def test_bars_and_screens_on_a_terminal_carry_none_of_it(stage: Stage) -> None:
@@ -224,11 +229,11 @@ def test_bars_and_screens_on_a_terminal_carry_none_of_it(stage: Stage) -> None:
     new = stage.folder / f"{EVIL}3"
     new.write_bytes(os.urandom(500_000))
     try:
-        putting = on_a_terminal(stage.daemon, "put", new, seconds=30)
+        putting = on_a_terminal(stage.daemon, "put", new)
         again = stage.folder / f"{EVIL}4"
         again.write_bytes(os.urandom(900_000))
         put(stage.daemon, again, wait="no")
-        watching = on_a_terminal(stage.daemon, "status", "--watch", seconds=2.5)
+        watching = on_a_terminal(stage.daemon, "status", "--watch", screens=2)
     finally:
         stage.daemon.call("limit", up="off")
     for text in (putting, watching):
