@@ -27,8 +27,8 @@ from protocol.manifest import Manifest
 from runtime.seam import File, Runtime
 
 _READ_BACK_BYTES = 1 * MIB
-# Small enough to stay in the processor's cache between reading and comparing.
-_COMPARE_BYTES = 128 * KIB
+# Small enough to stay in the processor's cache while it is written, read back, compared and hashed.
+_PIECE_BYTES = 128 * KIB
 # So long what was seen in the file counts as being there. Longer ago, somebody may have written into it, or the disk
 # may be what it is: it is read again before the whole file counts.
 FRESH_SECONDS = 30.0
@@ -112,15 +112,16 @@ class Spool:
         for write in writes:
             position = self.manifest.layout.offset_of(write.chunk) + write.offset
             self._seen_since.pop(write.chunk, None)
-            self._file.write(write.data, position)
-            if write.offset == 0:
-                self._filling[write.chunk] = _Filling(hashlib.sha256(), 0, write.at)
             filling = self._filling.get(write.chunk)
-            if filling is not None and filling.done == write.offset:
-                filling.hasher.update(write.data)
-                filling.done += len(write.data)
-                if not self._is_there(write.data, position):
-                    filling.since = -math.inf
+            if write.offset == 0:
+                filling = _Filling(hashlib.sha256(), 0, write.at)
+            if filling is None or filling.done != write.offset:
+                self._file.write(write.data, position)
+            else:
+                # Forgotten if that fails: it may have hashed a part then.
+                self._filling.pop(write.chunk, None)
+                self._write_and_hash(write.data, position, filling)
+                self._filling[write.chunk] = filling
             if write.completes:
                 filling = self._filling.pop(write.chunk, None) or _Filling(hashlib.sha256(), 0, write.at)
                 right = self._hash_rest(write.chunk, filling.hasher, filling.done) == self.manifest.digests[write.chunk]
@@ -129,19 +130,25 @@ class Spool:
                 judged.append((write.chunk, right))
         return judged
 
-    def _is_there(self, data: memoryview, position: int) -> bool:
-        """Whether the file says what was just written."""
-        piece = bytearray(max(1, min(_COMPARE_BYTES, len(data))))
-        for start in range(0, len(data), _COMPARE_BYTES):
-            part = data[start : start + len(piece)]
+    def _write_and_hash(self, data: memoryview, position: int, filling: _Filling) -> None:
+        """Write what comes next of a chunk, look whether the file says it, and hash it."""
+        piece = bytearray(min(_PIECE_BYTES, len(data)))
+        for start in range(0, len(data), _PIECE_BYTES):
+            part = data[start : start + _PIECE_BYTES]
+            self._file.write(part, position + start)
             del piece[len(part) :]
-            try:
-                # A bytearray and any buffer are compared by memcmp; two memoryviews byte by byte.
-                if self._file.read_into(memoryview(piece), position + start) != len(part) or piece != part:
-                    return False
-            except OSError:
-                return False  # ``rotten`` will meet it too, or it was a moment's
-        return True
+            if not self._is_there(part, position + start, piece):
+                filling.since = -math.inf
+            filling.hasher.update(part)
+        filling.done += len(data)
+
+    def _is_there(self, part: memoryview, position: int, piece: bytearray) -> bool:
+        """Whether the file says what was just written; ``piece`` is a buffer of its length."""
+        try:
+            # A bytearray and any buffer are compared by memcmp; two memoryviews byte by byte.
+            return self._file.read_into(memoryview(piece), position) == len(part) and piece == part
+        except OSError:
+            return False  # ``rotten`` will meet it too, or it was a moment's
 
     def check_chunk(self, chunk: int) -> bool:
         """Read a chunk back and return whether its digest is right. Runs in a thread.
