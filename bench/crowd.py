@@ -146,9 +146,8 @@ def main() -> int:
     except CannotBuild as error:
         print(f"bench.crowd: {error}", file=sys.stderr)
         return 1
-    print(
-        f"{summary(results)}\n{rows(results, chosen)}\n\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
-    )
+    print(f"{summary(results)}\n{rows(results, chosen)}")
+    print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
     return 1 if failed else 0
 
 
