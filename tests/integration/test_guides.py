@@ -1,4 +1,5 @@
-"""What the README, the tutorial and the guides say is typed as it stands there, each machine a network namespace with its own home.
+"""What the README, the tutorial and the guides say is typed as it stands there, each machine a network namespace with
+its own home.
 
 ``make newcomer`` does the tutorial alone, in an environment made from nothing as the page says, and writes
 docs/transcript.md.
