@@ -78,7 +78,7 @@ def choose_helpers(
     """
     stored = next((holder for holder in holders if holder.node.node == job.storage), None)
     found = [(repute(one.node.node), one) for one in holders if is_helpful(job, one, stored)]
-    found.sort(key=lambda pair: (-round(pair[0].trust, 1), _lot(job.tag, pair[1].node.node)))
+    found.sort(key=lambda pair: (-round(pair[0].trust, 1), lot(job.tag, pair[1].node.node)))
     chosen = [holder for fame, holder in found if fame.trust >= TRUST_MIN][:limit]
     doubtful = [(fame, holder) for fame, holder in found if fame.trust < TRUST_MIN]
     covered = _claims(job.tag, chosen)
@@ -171,7 +171,7 @@ def choose_lenders(job: Job, nodes: Sequence[NodeView], holders: Sequence[Holder
     lenders = [node for node in nodes if is_lender(job, node, by_node.get(node.node))]
     uploaders = [node for node in nodes if node.node in job.uploaders]
     near = {node.node: max((nearness(node, one) for one in uploaders), default=Nearness.APART) for node in lenders}
-    lenders.sort(key=lambda node: (-near[node.node], _lot(job.tag, node.node)))
+    lenders.sort(key=lambda node: (-near[node.node], lot(job.tag, node.node)))
     return lenders[:RELAYS_PER_JOB_MAX]
 
 
@@ -275,7 +275,7 @@ def choose_storage(
         and view.addresses
         and view.room_bytes >= size_bytes
     ]
-    return max(able, key=lambda view: (begun.get(view.node, 0), _lot(tag, view.node)), default=None)
+    return max(able, key=lambda view: (begun.get(view.node, 0), lot(tag, view.node)), default=None)
 
 
 def choose_holders(
@@ -299,12 +299,12 @@ def choose_holders(
             not holder.node.fresh,
             -nearness(seen, holder.node),
             not holder.complete,
-            _lot(tag, holder.node.node, asker),
+            lot(tag, holder.node.node, asker),
         )
     )
     return tuple(holder.node.address for holder in able[:limit])
 
 
-def _lot(tag: Tag, *nodes: NodeId) -> bytes:
+def lot(tag: Tag, *nodes: NodeId) -> bytes:
     """Draw a lot that is the same whenever it is drawn."""
     return hashlib.sha256(tag.to_bytes() + "".join(nodes).encode("ascii")).digest()

@@ -1,18 +1,20 @@
 """A storage node's id at somebody else's address: whoever is sent there knocks twice, and gives nothing away.
 
 A member with a storage node's certificate says that it is to be reached at a victim's address, opens jobs for what the
-helpers have, and claims more room than anybody, so that uploads are sent there as well. The victim answers like any
+helpers have, and claims to have room, so that uploads are sent there as well. The victim answers like any
 server, and like a node of another swarm.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import trio
 from cryptography import x509
@@ -26,7 +28,8 @@ from support.swarm import SwarmCa
 
 from daemon.orders import STRANGE_TRIES_MAX
 from protocol import messages as m
-from protocol.ids import Role
+from protocol.ids import NodeId, Role
+from tracker.matchmaking import lot
 
 HELPERS = 2
 CLIENT_HELLO_BYTES_MAX = 2048
@@ -114,6 +117,16 @@ def check_visits(trap: Trap) -> None:
         assert len(after) <= REST_BYTES_MAX, after
 
 
+def file_for(node: NodeId, crew: Crew) -> Path:
+    """Make a file whose lot falls on ``node`` and not on the storage node."""
+    for seed in itertools.count(9):
+        file = crew.file("own.bin", 2 * MIB, seed)
+        tag = manifest_of(file).tag
+        if lot(tag, node) > lot(tag, NodeId(crew.storage.node)):
+            return file
+    raise AssertionError("unreachable")
+
+
 def test_who_is_sent_to_a_trap_knocks_twice_and_gives_nothing_away(swarm: Swarm) -> None:
     crew = Crew.of(swarm, daemons=HELPERS + 1)
     uploader, *helpers = crew.daemons
@@ -145,8 +158,8 @@ def test_who_is_sent_to_a_trap_knocks_twice_and_gives_nothing_away(swarm: Swarm)
                 wait_until, lambda: crew.tracker.counter("orders") >= ordered, "they are ordered again and again"
             )
             assert len(trap.visits) == most, trap.visits
-            # An upload is sent there too: the tracker thinks that there is most room.
-            own = crew.file("own.bin", 2 * MIB, 9)
+            # An upload is sent there too: of two storage nodes with room for it the tracker draws one by its tag.
+            own = file_for(false.node, crew)
             await trio.to_thread.run_sync(lambda: put(uploader, own, wait="no"))
             await trio.to_thread.run_sync(wait_until, lambda: len(trap.visits) > most, "the uploader came, too")
             assert len(trap.visits) <= most + UPLOADER_KNOCKS_MAX

@@ -19,7 +19,7 @@ from runtime.links import Links
 from runtime.real import real_runtime
 
 SECONDS_MAX = 15.0
-# More room than anybody: the tracker sends everybody here.
+# Room for whatever is put.
 ROOM_BYTES = 1 << 50
 
 
