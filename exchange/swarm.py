@@ -295,7 +295,6 @@ class Swarm:
         for pick in self._picker.picks(source, self._now()):
             session.request(self.tag, pick.chunk, pick.offset, pick.length)
             self._engine.requested(source, pick.length)
-
         self._due_at_once[source] = session.requests_due
 
     def _has_answered_enough(self, source: int) -> bool:
