@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.limits import MIB
-from tests.support.crowd_world import CrowdWorld, Member
+from support.crowd_world import CrowdWorld, Member
 
 MBIT = 1_000_000 / 8
 UP = 20 * MBIT

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.limits import MIB
-from tests.support.picker_world import MBIT, Sender, World
+from support.picker_world import MBIT, Sender, World
 
 
 def latency(place: int) -> float:
