@@ -3,7 +3,7 @@ and Seeding, on lines of given rates and latencies. Pure: no bytes, no programs;
 
 What engine.py, session.py and swarm.py do with these is done here in the same order. Blocks are always right; a link
 costs nothing but its latency; words have no size. Every node has a line to the internet, and a port of its LAN if it is
-on one: blocks of all its links take turns there.
+on one: blocks of all its links take turns there. A block has left when the receiver's line has taken it in.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ NEIGHBOURS = 8
 
 @dataclass(frozen=True)
 class Member:
-    """``up``: bytes per second. ``lan``: bytes per second of its port there, None: it is on none. ``wants``: it
-    downloads; ``lends``: it relays; ``has``: it holds the file from the beginning."""
+    """``up``, ``down``: bytes per second; None: as many as come. ``lan``: bytes per second of its port there, None: it is
+    on none. ``wants``: it downloads; ``lends``: it relays; ``has``: it holds the file from the beginning."""
 
     up: float
     latency_seconds: float = 0.03
+    down: float | None = None
     lan: float | None = None
     wants: bool = False
     lends: bool = False
@@ -89,7 +90,7 @@ class _Line:
     def _served(self, node: _Node, link: int, wanted: Wanted) -> None:
         self._busy = False
         if not node.gone:
-            node.sent(link, wanted)
+            node.left(link, wanted)
             self._serve(node)
 
 
@@ -129,6 +130,7 @@ class _Node:
         self.sent_to_peers_bytes = 0
         self.wasted_bytes = 0
         self.complete_at: float | None = 0.0 if member.has else None
+        self.taken_in_at = 0.0  # when its line has taken in all that is on its way
         self._early: dict[int, Sequence[int]] = {}
         self._wake_at = float("inf")
 
@@ -188,7 +190,20 @@ class _Node:
             self._wake_at = now + max(seconds, 0.001)
             self.world.after(max(seconds, 0.001), self.pump_uplink)
 
+    def left(self, number: int, wanted: Wanted) -> None:
+        link = self.world.links[number]
+        down = None if link.local else link.receiver.member.down
+        if down is None:
+            self.sent(number, wanted)
+            return
+        # TCP holds back who sends faster than the receiver's line takes in.
+        receiver = link.receiver
+        receiver.taken_in_at = max(receiver.taken_in_at, self.world.now) + wanted.length / down
+        self.world.after(receiver.taken_in_at - self.world.now, self.sent, number, wanted)
+
     def sent(self, number: int, wanted: Wanted) -> None:
+        if self.gone:
+            return
         link = self.world.links[number]
         if link.receiver.storage:
             self.sent_to_storage_bytes += wanted.length
