@@ -32,8 +32,8 @@ NEIGHBOURS = 8
 
 @dataclass(frozen=True)
 class Member:
-    """``up``, ``down``: bytes per second; None: as many as come. ``lan``: bytes per second of its port there, None: it is
-    on none. ``wants``: it downloads; ``lends``: it relays; ``has``: it holds the file from the beginning."""
+    """``up``, ``down``: bytes per second, None: as many as come. ``lan``: the same of its port there, None: it is on
+    none. ``wants``: it downloads; ``lends``: it relays; ``has``: it holds the file from the beginning."""
 
     up: float
     latency_seconds: float = 0.03
