@@ -82,8 +82,8 @@ bench-s3: venv
 	.venv/bin/python -m bench.s3_upload
 
 bench-tracker: venv
-	PYTHONPATH=tests:. .venv/bin/python -m bench.tracker_load $(ROWS)
-	PYTHONPATH=tests:. .venv/bin/python -m bench.tracker_rebuild
+	.venv/bin/python -m bench.tracker_load $(ROWS)
+	.venv/bin/python -m bench.tracker_rebuild
 
 # The byte vectors are the law once they are checked in: read the difference before you commit it.
 vectors: venv

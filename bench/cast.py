@@ -14,10 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from support.commands import die_with_parent  # the path comes first
-from support.files import make_file, tag_by_hand  # noqa: F401  # for scenarios.py
+from support.commands import die_with_parent
 from support.processes import Program, Refused, Swarm, wait_until
 
 from bench.testbed import Testbed

@@ -19,7 +19,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.cast import Cast, make_file, tag_by_hand, wait_until
+from support.files import make_file, tag_by_hand
+from support.processes import wait_until
+
+from bench.cast import Cast
 from bench.testbed import Host, Testbed
 
 MIB = 1 << 20
@@ -122,8 +125,9 @@ def run(mbit: float, queue_milliseconds: int, seconds: float) -> list[Measured]:
                     helper.call("limit", idle=idle)
                     if label == "as it is":
                         source.call("put", paths=[str(file)], wait="no")
-                    helps = lambda: helper.call("status")["traffic"]["sent_help_bytes"] > MIB  # noqa: E731
-                    wait_until(helps, "the helper helps", 60)
+                    wait_until(
+                        lambda: helper.call("status")["traffic"]["sent_help_bytes"] > MIB, "the helper helps", 60
+                    )
                     time.sleep(SETTLE_SECONDS)
                     found.append(measure(testbed, "helper", "storage", mbit, seconds, label))
         finally:

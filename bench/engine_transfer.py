@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import trio
+from support.swarm import SwarmCa
 
 from bench.contest import Sample, warm
 from exchange.engine import Engine, Held
@@ -33,7 +34,6 @@ from protocol.manifest import Layout, Manifest
 from runtime.links import Links
 from runtime.logs import setup_logs
 from runtime.real import real_runtime
-from tests.support.swarm import SwarmCa
 
 
 class OneFile:

@@ -19,14 +19,10 @@ what storage received in vain; and processor seconds of the whole simulation.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from support.crowd_world import CrowdWorld, Member  # the path comes first
+from support.crowd_world import CrowdWorld, Member
 from support.picker_world import MBIT, Sender, World
 
 from protocol.limits import MIB

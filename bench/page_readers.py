@@ -21,20 +21,16 @@ from typing import Any
 
 import psutil
 import trio
+from contract.index_contract import MIB, beat, holding, said
+from support.processes import Program, Swarm, die_with_parent
+from support.strangers import link_to, next_message
+from support.tracker_world import greeting, join
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from contract.index_contract import MIB, beat, holding, said  # noqa: E402  # the path comes first
-from support.processes import Program, Swarm, die_with_parent  # noqa: E402
-from support.strangers import link_to, next_message  # noqa: E402
-from support.tracker_world import greeting, join  # noqa: E402
-
-from protocol import messages as m  # noqa: E402
-from protocol.ids import Role, Tag  # noqa: E402
-from protocol.invite import Invite  # noqa: E402
-from protocol.jobmap import ChunkState, code_of, encode_runs  # noqa: E402
-from runtime.link import Link  # noqa: E402
+from protocol import messages as m
+from protocol.ids import NodeId, Role, Tag
+from protocol.invite import Invite
+from protocol.jobmap import ChunkState, code_of, encode_runs
+from runtime.link import Link
 
 SETTLE_SECONDS = 2.0
 BEATS_PER_SECOND = 5.0  # of each node: far more than any tracker asks for
@@ -74,12 +70,12 @@ class Beats:
         }
 
 
-async def move_upload(link: Link, uploader: str) -> None:
+async def move_upload(link: Link, uploader: NodeId) -> None:
     """Tell of an upload that gains two chunks a second, again and again."""
     while True:
         for stored in range(0, FILM.chunks, 1):
             codes = [code_of(ChunkState.STORED, 1)] * stored + [0] * (FILM.chunks - stored)
-            link.post(m.JobMap(tag=FILM, senders=(uploader,), runs=encode_runs(codes)))  # type: ignore[arg-type]
+            link.post(m.JobMap(tag=FILM, senders=(uploader,), runs=encode_runs(codes)))
             link.post(
                 m.JobUpdate(
                     tag=FILM,
@@ -89,8 +85,8 @@ async def move_upload(link: Link, uploader: str) -> None:
                     reason="",
                     chunks_stored=stored,
                     safe=False,
-                    uploaders=(uploader,),  # type: ignore[arg-type]
-                    pushed=(m.Pushed(node=uploader, bytes_pushed=stored * MIB),),  # type: ignore[arg-type]
+                    uploaders=(uploader,),
+                    pushed=(m.Pushed(node=uploader, bytes_pushed=stored * MIB),),
                 )
             )
             await trio.sleep(0.5)
@@ -153,7 +149,7 @@ async def run(tracker: Program, invites: list[Invite], pages: int, seconds: floa
         ]
         with subprocess.Popen(  # noqa: ASYNC220  # nobody waits for it
             [sys.executable, "-m", "bench.page_readers", *flags],
-            cwd=ROOT,
+            cwd=Path(__file__).parents[1],
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=die_with_parent,

@@ -25,14 +25,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from support.bucket import BUCKET, Bucket, on_s3  # noqa: E402  # the path comes first
-from support.crew import put, share, wait_connected  # noqa: E402
-from support.files import MIB  # noqa: E402
-from support.processes import Program, Swarm  # noqa: E402
-from support.seaweed import KEYS, Seaweed, running_seaweed  # noqa: E402
+from support.bucket import BUCKET, Bucket, on_s3
+from support.crew import put, share, wait_connected
+from support.files import MIB
+from support.processes import Program, Swarm
+from support.seaweed import KEYS, Seaweed, running_seaweed
 
 HELPERS = 4
 WAYS = ("rclone", "through", "direct")

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.cast import Cast, Got, Rivals, Watched, make_file, sent_by, tag_by_hand, wait_for
+from support.files import make_file, tag_by_hand
+
+from bench.cast import Cast, Got, Rivals, Watched, sent_by, wait_for
 from bench.testbed import Host, Router, Testbed, usable
 
 MIB = 1 << 20

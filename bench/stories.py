@@ -9,7 +9,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from bench.cast import Cast, Got, Refused, Watched, make_file, wait_for
+from support.files import make_file
+from support.processes import Refused
+
+from bench.cast import Cast, Got, Watched, wait_for
 from bench.scenarios import MIB, SERVER_MBIT, Options, Result, own_folder, servers
 from bench.testbed import Host, Testbed, usable
 

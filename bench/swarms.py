@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from support.processes import Program, Refused, Swarm, wait_until  # the path comes first
+from support.processes import Program, Refused, Swarm, wait_until
 
 from bench.contest import MIB, Sample, cpu_seconds, warm
 

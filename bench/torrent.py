@@ -15,21 +15,13 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import libtorrent
 
+from bench import bittorrent
+
 PIECE_BYTES = 1024 * 1024
-SETTINGS: dict[str, Any] = {
-    "enable_dht": False,
-    "enable_lsd": False,
-    "enable_upnp": False,
-    "enable_natpmp": False,
-    "enable_incoming_utp": False,
-    "enable_outgoing_utp": False,
-    "allow_multiple_connections_per_ip": True,
-    "choking_algorithm": 0,
-    "unchoke_slots_limit": -1,
+SETTINGS = bittorrent.SETTINGS | {
     # What libtorrent's own tuning page says for one fast link: deep queues, large buffers, threads for both cores.
     "request_queue_time": 10,
     "max_out_request_queue": 4000,
@@ -55,25 +47,11 @@ def _session(*, encrypted: bool) -> libtorrent.session:
     return libtorrent.session(SETTINGS | crypt | {"listen_interfaces": "127.0.0.1:0"})
 
 
-def _add(session: libtorrent.session, torrent: Path, folder: Path, *, seed: bool) -> libtorrent.torrent_handle:
-    parameters = libtorrent.add_torrent_params()
-    parameters.ti = libtorrent.torrent_info(str(torrent))
-    parameters.save_path = str(folder)
-    parameters.flags &= ~(libtorrent.torrent_flags.auto_managed | libtorrent.torrent_flags.paused)
-    if seed:
-        parameters.flags |= libtorrent.torrent_flags.seed_mode
-    return session.add_torrent(parameters)
-
-
 def seed(file: Path, torrent: Path, *, encrypted: bool) -> None:
     """Seed until stdin ends; each line on stdin is answered with the seconds of a core used so far."""
-    creator = libtorrent.create_torrent(
-        libtorrent.list_files(str(file)), PIECE_BYTES, libtorrent.create_torrent.v1_only
-    )
-    libtorrent.set_piece_hashes(creator, str(file.parent))
-    torrent.write_bytes(libtorrent.bencode(creator.generate()))
+    bittorrent.make_torrent(file, torrent, PIECE_BYTES)
     session = _session(encrypted=encrypted)
-    _add(session, torrent, file.parent, seed=True)
+    bittorrent.take_up(session, torrent, file.parent, seed=True)
     while not session.is_listening() or not session.listen_port():
         time.sleep(0.01)
     print(json.dumps({"port": session.listen_port()}), flush=True)
@@ -84,7 +62,7 @@ def seed(file: Path, torrent: Path, *, encrypted: bool) -> None:
 def fetch(torrent: Path, folder: Path, port: int, *, encrypted: bool) -> None:
     """Fetch once and say how it went."""
     session = _session(encrypted=encrypted)
-    handle = _add(session, torrent, folder, seed=False)
+    handle = bittorrent.take_up(session, torrent, folder, seed=False)
     while handle.status().state == libtorrent.torrent_status.checking_resume_data:
         time.sleep(0.005)
     began, used = time.monotonic(), _cpu()

@@ -119,11 +119,8 @@ def echo(kind: str) -> Iterator[tuple[str, psutil.Process]]:
 
 @contextlib.contextmanager
 def _running(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    path = os.pathsep.join(("tests", ".", environment.get("PYTHONPATH", "")))
     pinned = ["taskset", "-c", str(SERVER_CORE), *command]
-    with subprocess.Popen(
-        pinned, stdout=subprocess.PIPE, env=environment | {"PYTHONPATH": path}, preexec_fn=die_with_parent
-    ) as process:
+    with subprocess.Popen(pinned, stdout=subprocess.PIPE, env=environment, preexec_fn=die_with_parent) as process:
         try:
             yield process
         finally:

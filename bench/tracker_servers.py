@@ -25,7 +25,7 @@ from protocol.errors import LinkLost
 from protocol.ids import Role
 from protocol.limits import ALPN
 from runtime.real import real_runtime
-from runtime.seam import SecureStream
+from runtime.seam import ByteStream, SecureStream
 
 BEAT_HEADER = 0x97
 
@@ -98,8 +98,8 @@ async def serve(kind: str, answer_bytes: int) -> None:
         listener = await runtime.network.listen("127.0.0.1", 0)
         print(listener.address, flush=True)
 
-        async def welcome(raw: object) -> None:
-            stream, _ = await runtime.security.accept(raw, own, door=False)  # type: ignore[arg-type]  # a ByteStream
+        async def welcome(raw: ByteStream) -> None:
+            stream, _ = await runtime.security.accept(raw, own, door=False)
             with contextlib.suppress(LinkLost):
                 await echo_own(answer, stream)
 

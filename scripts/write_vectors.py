@@ -13,21 +13,21 @@ from pathlib import Path
 
 import msgpack
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.vectors import FOLDER, Vector, lines_of, text_of  # noqa: E402
+from support.vectors import FOLDER, Vector, lines_of, text_of
 
-from exchange.possession import proof_digest  # noqa: E402  # the path comes first
-from protocol import messages as m  # noqa: E402
-from protocol.codec import encode  # noqa: E402
-from protocol.frames import frame  # noqa: E402
-from protocol.ids import NodeAddress, NodeId, Role, Tag, node_id_of_key  # noqa: E402
-from protocol.invite import Invite, Link, join_proof_text  # noqa: E402
-from protocol.jobmap import ChunkState, code_of, encode_runs  # noqa: E402
-from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, MIB  # noqa: E402
-from protocol.manifest import Layout, Manifest  # noqa: E402
-from runtime.sealed import SEGMENT_BYTES, Sealer, salt_of  # noqa: E402
+from exchange.possession import proof_digest
+from protocol import messages as m
+from protocol.codec import encode
+from protocol.frames import frame
+from protocol.ids import NodeAddress, NodeId, Role, Tag, node_id_of_key
+from protocol.invite import Invite, Link, join_proof_text
+from protocol.jobmap import ChunkState, code_of, encode_runs
+from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, MIB
+from protocol.manifest import Layout, Manifest
+from runtime.sealed import SEGMENT_BYTES, Sealer, salt_of
 
 
 def some(word: str, size: int = 32) -> bytes:
