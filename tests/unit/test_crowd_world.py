@@ -6,9 +6,9 @@ Real pickers, uplinks and seeding on every node (tests/support/crowd_world.py); 
 from __future__ import annotations
 
 import pytest
+from support.crowd_world import CrowdWorld, Member
 
 from protocol.limits import MIB
-from support.crowd_world import CrowdWorld, Member
 
 MBIT = 1_000_000 / 8
 UP = 20 * MBIT

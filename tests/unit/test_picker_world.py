@@ -6,9 +6,9 @@ Virtual time; the same in every run. Rates are those of real uplinks, round trip
 from __future__ import annotations
 
 import pytest
+from support.picker_world import MBIT, Sender, World
 
 from protocol.limits import MIB
-from support.picker_world import MBIT, Sender, World
 
 
 def latency(place: int) -> float:
