@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from daemon.listing import list_nodes
 from daemon.parameters import only, optional_seconds, tag_or_name, text
 from protocol import messages as m
 from protocol.errors import CommandError, LinkLost, NotFound, NotTrusted
-from protocol.ids import NodeAddress, NodeId, Role, Tag
+from protocol.ids import NodeAddress, Role, Tag
 from runtime.control import Handler, Notify
 
 if TYPE_CHECKING:
@@ -84,19 +85,8 @@ class CareCommands:
         raise NotFound(f"{what[:200]}: no storage node has it, or others put it")
 
     async def _storage_nodes(self) -> list[NodeAddress]:
-        found: list[NodeAddress] = []
-        after: NodeId | None = None
-        while True:
-            last = after
-            answer = await self._daemon.tracker_link.ask(
-                lambda request, last=last: m.ListNodes(request=request, after=last)  # type: ignore[misc]  # inferred
-            )
-            assert isinstance(answer, m.NodesAnswer)
-            if not answer.nodes:
-                return found
-            found += [
-                NodeAddress(record.node, record.role, record.addresses)
-                for record in answer.nodes
-                if record.role is Role.STORAGE and record.state == "fresh" and record.addresses
-            ]
-            after = answer.nodes[-1].node
+        return [
+            NodeAddress(record.node, record.role, record.addresses)
+            for record in await list_nodes(self._daemon.tracker_link)
+            if record.role is Role.STORAGE and record.state == "fresh" and record.addresses
+        ]

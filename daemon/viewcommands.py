@@ -6,11 +6,12 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from daemon.hashing import hash_file
+from daemon.listing import list_nodes, list_tags
 from daemon.parameters import flag, only, optional_text, tag_or_name, text
 from daemon.putrecord import Put, PutState
 from protocol import messages as m
 from protocol.errors import CommandError, LinkLost, NotFound
-from protocol.ids import NodeId, Role, Tag
+from protocol.ids import Role, Tag
 from protocol.manifest import Layout
 from runtime.control import Handler, Notify
 from runtime.keyring import remove_keyring
@@ -18,9 +19,6 @@ from runtime.keyring import remove_keyring
 if TYPE_CHECKING:
     from daemon.app import Daemon
 
-# A list for people; who wants more asks the tracker page by page.
-TAGS_MAX = 50_000
-NODES_MAX = 50_000
 FREE_BYTES_MIN = 1 << 30
 # The tracker hears of what is stored from its storage node.
 NEWS_SECONDS = 5.0
@@ -56,7 +54,7 @@ class ViewCommands:
         tracker = "not asked"
         if not local or stored:
             try:
-                for record in await self._tags(stored_only=stored):
+                for record in await list_tags(self._daemon.tracker_link, stored_only=stored):
                     files[record.tag] = _tag_json(record)
                 tracker = "connected"
             except LinkLost:
@@ -135,12 +133,18 @@ class ViewCommands:
     async def nodes(self, params: dict[str, Any], _notify: Notify) -> Any:
         """{} → {nodes}: the swarm as the tracker knows it."""
         only(params)
-        return {"nodes": [_node_json(record) for record in await self._nodes()]}
+        return {"nodes": [_node_json(record) for record in await list_nodes(self._daemon.tracker_link)]}
 
     async def storage_nodes(self, params: dict[str, Any], _notify: Notify) -> Any:
         """{} → {nodes}: those of role storage."""
         only(params)
-        return {"nodes": [_node_json(record) for record in await self._nodes() if record.role is Role.STORAGE]}
+        return {
+            "nodes": [
+                _node_json(record)
+                for record in await list_nodes(self._daemon.tracker_link)
+                if record.role is Role.STORAGE
+            ]
+        }
 
     async def events(self, params: dict[str, Any], notify: Notify) -> Any:
         """{follow} → {events}; with follow: ``event`` notifications until the caller hangs up."""
@@ -250,36 +254,6 @@ class ViewCommands:
     def _tag_named(self, name: str) -> Tag | None:
         file = self._daemon.library.newest_named(name)
         return file.tag if file is not None else None
-
-    async def _tags(self, *, stored_only: bool) -> list[m.TagRecord]:
-        found: list[m.TagRecord] = []
-        after: Tag | None = None
-        while len(found) < TAGS_MAX:
-            last = after
-            answer = await self._daemon.tracker_link.ask(
-                lambda request, last=last: m.ListTags(request=request, stored_only=stored_only, after=last)  # type: ignore[misc]  # a default argument binds it now
-            )
-            assert isinstance(answer, m.TagsAnswer)
-            if not answer.tags:
-                break
-            found += answer.tags
-            after = answer.tags[-1].tag
-        return found
-
-    async def _nodes(self) -> list[m.NodeRecord]:
-        found: list[m.NodeRecord] = []
-        after: NodeId | None = None
-        while len(found) < NODES_MAX:
-            last = after
-            answer = await self._daemon.tracker_link.ask(
-                lambda request, last=last: m.ListNodes(request=request, after=last)  # type: ignore[misc]  # as above
-            )
-            assert isinstance(answer, m.NodesAnswer)
-            if not answer.nodes:
-                break
-            found += answer.nodes
-            after = answer.nodes[-1].node
-        return found
 
 
 def _tag_json(record: m.TagRecord) -> dict[str, Any]:

@@ -21,11 +21,14 @@ import typing
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from protocol.errors import ConfigError
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
 
 CONFIG_BYTES_MAX = 1 << 20  # A file of settings beyond this is some other file.
 SECTIONS = ("daemon", "tracker", "storage")
@@ -186,7 +189,7 @@ def settings_of(
         ConfigError: a setting is unknown, of the wrong kind, or impossible.
     """
     hints = _hints_of(typing.cast(typing.Hashable, kind))
-    names = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in fixed]  # type: ignore[arg-type]  # C is a dataclass
+    names = [field.name for field in dataclasses.fields(kind) if field.init and field.name not in fixed]
     values: dict[str, object] = {}
     prefix = f"UPSWARM_{section.upper()}_"
     sources: list[tuple[Mapping[str, object], Callable[[str], str], bool]] = [

@@ -45,7 +45,7 @@ class _Asked(Generic[T]):
     def __init__(self, work: Callable[[Any], T]) -> None:
         self.work = work
         self.done = False
-        self.result: T = None  # type: ignore[assignment]  # there once it is done without error
+        self.result: T  # there once it is done without error
         self.error: Exception | None = None
         self.woken = trio.Event()
 

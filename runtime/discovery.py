@@ -193,8 +193,7 @@ class ZeroconfDiscovery:
         listening = [parse_address(address)[0] for address in own.addresses]
         if listening and all(_is_loopback(host) for host in listening):
             return (LOOPBACK,)
-        # zeroconf offers it, and only forgets to say so in __all__.
-        every: list[str] = zeroconf.get_all_addresses()  # type: ignore[attr-defined]
+        every: list[str] = zeroconf.get_all_addresses()  # type: ignore[attr-defined]  # it is not in their __all__
         return tuple(sorted(set(every))) or (LOOPBACK,)
 
 

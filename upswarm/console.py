@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 
@@ -121,13 +121,14 @@ def json_option(command: Callable[P, R]) -> Callable[P, R]:
     return option(command)
 
 
-def verb(command: Callable[P, R]) -> Callable[P, R]:
+def verb(command: Callable[Concatenate[Console, P], R]) -> Callable[P, R]:
     """Give a verb the console as its first argument, ``--home`` and ``--json``."""
 
     @functools.wraps(command)
     def with_console(*args: P.args, **kwargs: P.kwargs) -> R:
         console = click.get_current_context().find_object(Console)
-        return command(console, *args, **kwargs)  # type: ignore[arg-type]  # the console stands before P
+        assert console is not None
+        return command(console, *args, **kwargs)
 
     return home_option(json_option(with_console))
 
@@ -138,8 +139,10 @@ class RateType(click.ParamType[float | str]):
     name = "rate"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float | str:
-        if value == "off" or isinstance(value, float):
-            return value  # type: ignore[no-any-return]  # one of both, as just asked
+        if isinstance(value, float):
+            return value
+        if value == "off":
+            return "off"
         from runtime.config import parse_rate
 
         try:
@@ -164,5 +167,15 @@ class DurationType(click.ParamType[float]):
             self.fail(str(error), parameter, context)
 
 
+class TypedPathType(click.Path):
+    """A path. Not an empty one: "$FOLDER", which nobody had set, must not mean the folder one stands in."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if os.fspath(value) in ("", b""):
+            self.fail('an empty path; "." is the current folder', parameter, context)
+        return super().convert(value, parameter, context)
+
+
 RATE = RateType()
 DURATION = DurationType()
+TYPED_PATH = TypedPathType(path_type=Path)

@@ -10,7 +10,7 @@ Specification of what is sent: docs/operations.md#live.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 import structlog
@@ -126,7 +126,7 @@ class Live:
         known = (view, what) in self._channels or len(self._channels) < CHANNELS_MAX
         return known and self.readers < READERS_MAX and self._painters is not None
 
-    async def read(self, view: str, what: str) -> AsyncIterator[bytes]:
+    async def read(self, view: str, what: str) -> AsyncGenerator[bytes, None]:
         """Yield what a reader is to be sent, for ever; ``has_room`` must have said yes."""
         channel = self._join(view, what)
         self._joined += 1
@@ -217,5 +217,5 @@ class LiveAnswer:
             finally:
                 # By hand: an async generator that is left is closed by the garbage collector, which trio minds.
                 with trio.CancelScope(shield=True):
-                    await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+                    await events.aclose()
             serving.cancel_scope.cancel()
