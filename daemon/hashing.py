@@ -142,6 +142,8 @@ def read_error(error: OSError, path: Path) -> CommandError:
     """Return ours for an error of opening or reading ``path``."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path}: no such file")
+    if error.errno == errno.ENAMETOOLONG:
+        return NotFound(f"{path}: no such file; no file can have a name so long")
     if error.errno == errno.ELOOP:
         return CommandError("not-a-file", f"{path} is a link; name the file it points to", 2)
     if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ENODEV):

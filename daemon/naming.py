@@ -51,7 +51,8 @@ def name_of_parts(parts: Sequence[str]) -> str:
     try:
         size = len(name.encode("utf-8"))
     except UnicodeEncodeError:
-        raise CommandError("bad-name", f"the file name {name!r} is not UTF-8; give one with --name", 2) from None
+        wrong = f"the file name {name!r} is not UTF-8; rename it, or put it alone with --name"
+        raise CommandError("bad-name", wrong, 2) from None
     if not 1 <= size <= NAME_BYTES_MAX:
         raise CommandError("bad-name", f"a name of {size} bytes; 1 to {NAME_BYTES_MAX} are possible", 2)
     return name

@@ -6,6 +6,7 @@ hard link (it fails when the target exists), or a rename where the file system h
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from daemon.hashing import hash_file, read_error
@@ -134,6 +135,9 @@ def _is_folder(disk: Disk, path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            # No folder can be called so; whether a file may is another's to say.
+            return False
         raise read_error(error, path) from error
     return True
 

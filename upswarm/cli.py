@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -18,9 +19,17 @@ from typing import NoReturn
 
 import click
 
-from protocol.errors import UpswarmError
+from protocol.errors import CommandError, UpswarmError
 from runtime.terminal import escape_controls
-from upswarm.console import EXIT_FAILED, EXIT_INTERRUPTED, Console, home_option, json_option
+from upswarm.console import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    Console,
+    as_json,
+    failure,
+    home_option,
+    json_option,
+)
 
 # Module of upswarm → its verbs; a test holds it to what the modules say.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -80,19 +89,29 @@ def cli() -> None:
     """Many machines push one file into storage together."""
 
 
-def _show(error: click.ClickException) -> None:
+def _show(error: click.ClickException, arguments: Sequence[str]) -> None:
     """Say what is wrong with the usage. What was given may be a file's name, which somebody else chose (``put *``)."""
     text = io.StringIO()
     error.show(text)
     click.echo(escape_controls(text.getvalue().expandtabs(4), keep="\n"), err=True, nl=False)
+    # Usage is looked at before options are: what asked for JSON may not have been read yet.
+    if "--json" in itertools.takewhile(lambda argument: argument != "--", arguments):
+        wrong = CommandError("usage", error.format_message(), error.exit_code)
+        click.echo(as_json({"error": failure(wrong)}))
+
+
+def _away_with_output() -> None:
+    """Let nobody complain once more, at exit, that stdout takes nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and end the process with its exit code."""
     console = Console()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = cli.main(
-            args=None if arguments is None else list(arguments),
+            args=arguments,
             prog_name="upswarm",
             standalone_mode=False,
             obj=console,
@@ -100,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        _show(error)
+        _show(error, arguments)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("upswarm: interrupted", err=True)
@@ -108,6 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except UpswarmError as error:
         console.fail(error)
     except BrokenPipeError:
-        # Who reads us has enough (`| head`). Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who reads us has enough (`| head`).
+        _away_with_output()
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        # What no family turned into a sentence of its own: a full disk below stdout, a home nobody may look into.
+        click.echo(f"upswarm: {escape_controls(str(error))}", err=True)
+        _away_with_output()
         sys.exit(EXIT_FAILED)

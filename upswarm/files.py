@@ -13,13 +13,13 @@ import click
 
 from protocol.errors import IntegrityError
 from protocol.ids import Tag
-from upswarm.console import Console, verb
+from upswarm.console import TYPED_PATH, Console, verb
 from upswarm.hashing import manifest_of
 from upswarm.text import shown, table
 
 
 @click.command(name="tag")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=TYPED_PATH)
 @verb
 def show_tag(console: Console, path: Path) -> None:
     """Compute the tag of a file. Needs no daemon."""
@@ -38,7 +38,7 @@ def show_tag(console: Console, path: Path) -> None:
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=TYPED_PATH)
 @click.argument("wanted", metavar="TAG|LINK")
 @verb
 def verify(console: Console, path: Path, wanted: str) -> None:

@@ -6,7 +6,6 @@ an IntegrityError, never a wrong tag.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -20,6 +19,7 @@ from pathlib import Path
 from protocol.errors import CommandError, IntegrityError
 from protocol.limits import FILE_BYTES_MAX
 from protocol.manifest import Layout, Manifest
+from upswarm.paths import path_error
 
 PIECE_BYTES = 1 << 20  # What one thread holds: larger is no faster, and memory is threads times this.
 THREADS_MAX = 8
@@ -78,7 +78,7 @@ def manifest_of(path: Path, progress: Callable[[int, int], None] | None = None) 
         try:
             digests = list(threads.map(digest_of, range(layout.chunks)))
         except OSError as error:
-            raise CommandError("unreadable", f"{path}: {error.strerror}", 1) from error
+            raise path_error(error, path) from error
         finally:
             # Also on Ctrl-C: what was not begun is dropped, what was stops at its next piece.
             stopped.set()
@@ -98,10 +98,7 @@ def _opened(path: Path) -> Iterator[int]:
         # O_NONBLOCK: a named pipe must not hang us; it changes nothing for regular files.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        raise CommandError(
-            "not-found" if absent else "unreadable", f"{path}: {error.strerror}", 4 if absent else 1
-        ) from error
+        raise path_error(error, path) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CommandError("not-a-file", f"{path}: is not a regular file", 2)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from protocol.errors import CommandError
+from upswarm.paths import current_folder
 
 Wait = Literal["stored", "safe", "no"]
 
@@ -199,9 +200,13 @@ def get_params(what: str, output: Path | None) -> dict[str, Any]:
 
 
 def absolute(path: Path) -> str:
-    """Return ``path`` for a program whose working folder is another: absolute, without ``..``."""
+    """Return ``path`` for a program whose working folder is another: absolute, without ``..``.
+
+    Raises:
+        CommandError: it is relative, and the folder one stands in is gone.
+    """
     # Not resolve() for all: the name that somebody gave to a symbolic link is the name of the file.
-    path = path.absolute()
+    path = path if path.is_absolute() else current_folder() / path
     if ".." not in path.parts:
         return str(path)
     return str(path.resolve() if path.name == ".." else path.parent.resolve() / path.name)

@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
-from protocol.errors import CommandError
 from upswarm.client import Client, Notice, Wait, absolute
-from upswarm.console import DURATION, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNFINISHED, RATE, Console, as_json, verb
+from upswarm.console import (
+    DURATION,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_UNFINISHED,
+    RATE,
+    TYPED_PATH,
+    Console,
+    as_json,
+    verb,
+)
+from upswarm.paths import check_there, current_folder, is_there
 from upswarm.progress import Progress, progress_on
 from upswarm.rpc import PutOutcome, Skipped
 from upswarm.text import duration_text, pushed_text, rate_text, shown, size_text
@@ -28,7 +38,7 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=TYPED_PATH)
 @click.option("--name", help="Store it under this name instead of the file's own.")
 @click.option(
     "--wait",
@@ -62,7 +72,8 @@ def put(
     """Store files; a folder means every file below it."""
     if name is not None and len(paths) > 1:
         raise click.UsageError("--name fits one PATH only")
-    _check_there(paths)
+    for path in paths:
+        check_there(path)
     with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
         waiting = _Waiting(progress)
         try:
@@ -198,7 +209,7 @@ class _Waiting:
 
 @click.command()
 @click.argument("what", metavar="TAG|NAME|LINK")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File or folder to put it; here when not given.")
+@click.option("-o", "--output", type=TYPED_PATH, help="File or folder to put it; here when not given.")
 @QUIET
 @verb
 def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
@@ -210,7 +221,7 @@ def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
         waiting = _Waiting(progress)
         try:
             # A daemon has its own working folder; "here" is ours.
-            target = output if output is not None else Path.cwd()
+            target = output if output is not None else current_folder()
             if link is None:
                 result = daemon.get(what, target, progress=waiting.notice)
             else:
@@ -248,12 +259,13 @@ def _keyed_link(what: str) -> Link | None:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=TYPED_PATH)
 @QUIET
 @verb
 def share(console: Console, paths: tuple[Path, ...], quiet: bool) -> None:
     """Offer files for download, and to help others upload them, without storing them."""
-    _check_there(paths)
+    for path in paths:
+        check_there(path)
     with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
         outcome = daemon.share(paths, progress=progress.notice)
     results = list(outcome["results"])
@@ -270,7 +282,7 @@ def unshare(console: Console, what: str) -> None:
     """Offer a file no longer; the file itself stays."""
     path = Path(what)
     with console.client() as daemon:
-        console.give(daemon.call("unshare", {"what": absolute(path) if path.exists() else what}))
+        console.give(daemon.call("unshare", {"what": absolute(path) if is_there(path) else what}))
 
 
 def _steer(method: str, words: str) -> Callable[[Console, str | None], None]:
@@ -307,8 +319,9 @@ def limit(console: Console, rates: tuple[str, ...]) -> None:
     A RATE is 20mbit (bits), or 2M or 500KiB/s (bytes), or off. A timetable lowers them by the hour, as in
     "08:00,512k 12:00,10M 23:00,off" or "Mon-08:00,1M Fri-18:00,off".
     """
+    limits = parse_limits(rates)
     with console.client() as daemon:
-        console.give(daemon.limit(**parse_limits(rates)))
+        console.give(daemon.limit(**limits))
 
 
 def parse_limits(rates: tuple[str, ...]) -> dict[str, float | str]:
@@ -335,12 +348,6 @@ def parse_limits(rates: tuple[str, ...]) -> dict[str, float | str]:
             raise click.UsageError(f"{text!r}: {kinds} was expected")
         limits[word] = RATE.convert(rate, None, None)
     return limits
-
-
-def _check_there(paths: tuple[Path, ...]) -> None:
-    for path in paths:
-        if not path.exists():
-            raise CommandError("not-found", f"{path}: no such file or folder", 4)
 
 
 VERBS = (put, get, share, unshare, pause, resume, cancel, limit)

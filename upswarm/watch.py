@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from upswarm.client import absolute
-from upswarm.console import Console, verb
+from upswarm.console import TYPED_PATH, Console, verb
 from upswarm.text import cell_text, table
 
 
@@ -18,7 +18,7 @@ def watch() -> None:
 
 
 @watch.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=TYPED_PATH)
 @verb
 def add(console: Console, path: Path) -> None:
     """Watch a folder, also after a restart. What lies there already is put, too."""
@@ -35,7 +35,7 @@ def list_watched(console: Console) -> None:
 
 
 @watch.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=TYPED_PATH)
 @verb
 def remove(console: Console, path: Path) -> None:
     """Watch a folder no longer; files and puts stay as they are."""

@@ -120,6 +120,30 @@ def test_an_error_with_json_is_one_object_too(capsys: Capture, tmp_path: Path) -
     assert json.loads(ended.out) == {"error": {"code": "not-found", "message": "nobody has it", "exit_code": 4}}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--json", "nonsense"), ("put", "--json"), ("put", "--frob", "--json"), ("limit", "up=0", "--json"),
+     ("verify", "x", "notatag", "--json"), ("invite", "--expires", "moon", "--json")],
+)  # fmt: skip
+def test_wrong_usage_with_json_is_one_object_too(capsys: Capture, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    ended = call(capsys, "--home", tmp_path, *arguments)
+    assert ended.code == 2 and "Usage: upswarm" in ended.err
+    error = json.loads(ended.out)["error"]
+    assert (error["code"], error["exit_code"]) == ("usage", 2) and error["message"] in " ".join(ended.err.split())
+
+
+def test_a_file_called_json_does_not_ask_for_it(capsys: Capture, tmp_path: Path) -> None:
+    ended = call(capsys, "--home", tmp_path, "put", "--wait", "long", "--", "--json")
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_a_full_disk_below_stdout_is_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "upswarm", "status", "--home", str(tmp_path)]
+    with running(tmp_path, status={"peers": 3}), Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr == "upswarm: [Errno 28] No space left on device\n"
+
+
 def test_what_the_network_wrote_cannot_move_the_cursor(capsys: Capture, tmp_path: Path) -> None:
     evil = "\x1b[2Jx\u202e"
     files = [{"tag": TAG, "size": 1, "name": evil}]

@@ -1,0 +1,38 @@
+"""Where a download may go: what cannot be a file's name is the user's to change, not to try again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from daemon.hashing import hash_file
+from daemon.placing import choose_target
+from protocol.errors import CommandError, NotFound
+from protocol.ids import Tag
+from runtime.real import real_runtime
+
+TAG = Tag(bytes(32), 1)
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "ü" * 128])
+async def test_a_name_that_no_file_can_have_is_refused_as_that(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CommandError, match="not a possible file name") as refused:
+        await choose_target(real_runtime(), tmp_path / name, tmp_path, "plain", TAG)
+    assert refused.value.exit_code == 2
+
+
+async def test_the_longest_name_is_one(tmp_path: Path) -> None:
+    wanted = tmp_path / ("a" * 255)
+    assert await choose_target(real_runtime(), wanted, tmp_path, "plain", TAG) == wanted
+
+
+async def test_a_folder_that_no_folder_can_be_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="cannot be made.*too long") as refused:
+        await choose_target(real_runtime(), tmp_path / ("a" * 300) / "x", tmp_path, "plain", TAG)
+    assert refused.value.exit_code == 1
+
+
+async def test_a_file_to_put_whose_name_is_too_long_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="so long"):
+        await hash_file(real_runtime(), tmp_path / ("a" * 300))
