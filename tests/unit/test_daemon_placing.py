@@ -28,7 +28,7 @@ async def test_the_longest_name_is_one(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_no_folder_can_be_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="cannot be made.*too long") as refused:
+    with pytest.raises(CommandError, match=r"cannot be made.*too long") as refused:
         await choose_target(real_runtime(), tmp_path / ("a" * 300) / "x", tmp_path, "plain", TAG)
     assert refused.value.exit_code == 1
 
