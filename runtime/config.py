@@ -21,14 +21,16 @@ import typing
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from protocol.errors import ConfigError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-C = TypeVar("C", bound="DataclassInstance")
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+C = TypeVar("C", bound=_Dataclass)
 
 CONFIG_BYTES_MAX = 1 << 20  # A file of settings beyond this is some other file.
 SECTIONS = ("daemon", "tracker", "storage")
