@@ -59,6 +59,7 @@ from runtime.places import folder_trouble
 from runtime.real import real_runtime
 from runtime.seam import Database, File, Runtime, Web
 from runtime.serving import Life, changed_settings, serve_until_signal
+from runtime.threads import with_threads
 
 log = structlog.get_logger()
 
@@ -466,7 +467,7 @@ def main(config: DaemonConfig, read: Callable[[], DaemonConfig] | None = None) -
     setup_logs(config.log_level)
     code = 0
     try:
-        trio.run(serve_until_signal, partial(serve, config, real_runtime()), read)
+        trio.run(serve_until_signal, partial(serve, config, with_threads(real_runtime())), read)
     except* ConfigError as group:
         code = _tell(group, "cannot start", ConfigError.exit_code)
     except* StorageError as group:

@@ -33,6 +33,7 @@ from runtime.places import folder_trouble
 from runtime.real import real_runtime
 from runtime.seam import Database, File, Runtime
 from runtime.serving import Life, changed_settings, serve_until_signal
+from runtime.threads import with_threads
 from storage.adopting import Adopter
 from storage.backends.base import Backend
 from storage.backends.choice import OpenWeb, chosen_backend, keep_to_backend
@@ -466,7 +467,7 @@ def main(config: StorageConfig, read: Callable[[], StorageConfig] | None = None)
     setup_logs(config.log_level)
     code = 0
     try:
-        trio.run(serve_until_signal, partial(serve, config, real_runtime()), read)
+        trio.run(serve_until_signal, partial(serve, config, with_threads(real_runtime())), read)
     except* ConfigError as group:
         code = _tell(group, "cannot start", ConfigError.exit_code)
     except* StorageError as group:
