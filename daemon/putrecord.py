@@ -7,6 +7,7 @@ it has.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -65,6 +66,7 @@ class Put:
     safe: bool = False
     pushed: dict[NodeId, int] = field(default_factory=dict)
     changed: trio.Event = field(default_factory=trio.Event)
+    listeners: list[Callable[[Put], None]] = field(default_factory=list)  # who hears of each change at once
     hashing: Meter = field(default_factory=Meter)
     storing: Meter = field(default_factory=Meter)
 
@@ -89,6 +91,8 @@ class Put:
         """Wake whoever watches."""
         self.changed.set()
         self.changed = trio.Event()
+        for heard in self.listeners:
+            heard(self)
 
     def progress(self, now: float) -> dict[str, Any]:
         """Return what a watcher is told."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from daemon.crowd import Crowd
 from daemon.getrecord import Get
 from daemon.hashing import hash_file
 from daemon.parameters import (
@@ -25,6 +26,7 @@ from daemon.parameters import (
     text,
 )
 from daemon.putrecord import Put, error_json
+from daemon.puts import Until
 from daemon.settings import read_rate, read_switch, read_timetable
 from daemon.timetable import Caps
 from daemon.walking import Found, Skipped, find_files
@@ -38,13 +40,13 @@ if TYPE_CHECKING:
 
 # A person sees five changes a second as motion; more is work for nobody.
 NOTICE_SECONDS_MIN = 0.2
-# Of more jobs than that nobody reads which of them is hashed and which is asked about just now.
+# Of more jobs than that nobody reads which of them is hashed and which is asked about just now (crowd.py).
 NOTICE_JOBS_MANY = 32
 
 
 class Notices:
-    """Progress for one caller: a few a second for each job, and at once what somebody waits for, one line at a time.
-    That is every change of state; of many jobs only that one has ended, or is safe."""
+    """Progress for one caller: a few a second for each job, and at once what somebody waits for, one line at a time:
+    that it comes further, or that they may leave."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
@@ -66,9 +68,7 @@ class Notices:
             await self._notify("progress", job.progress(trio.current_time()))
 
     def _standing(self, job: Put | Get) -> object:
-        """Return what people wait for: that it comes further, or that they may leave."""
-        many = len(self._said) > NOTICE_JOBS_MANY
-        return job.state.final if many else job.state, isinstance(job, Put) and job.safe
+        return job.state, isinstance(job, Put) and job.safe
 
 
 class TransferCommands:
@@ -103,13 +103,14 @@ class TransferCommands:
         puts = await self._daemon.puts.put_all(
             [(file.path, file.name) for file in found], optional_seconds(params, "expires")
         )
-        notices = Notices(notify)
         if wait == "no":
             for put in puts:
-                await notices(put)
+                await notify("progress", put.progress(trio.current_time()))
+        elif len(puts) > NOTICE_JOBS_MANY:
+            await Crowd(puts, cast(Until, wait), notify).watch()
         else:
-            until = cast(Literal["stored", "safe"], wait)
-            await self._watch_all(puts, lambda put: self._daemon.puts.wait(put, until, notices))
+            notices = Notices(notify)
+            await self._watch_all(puts, lambda put: self._daemon.puts.wait(put, cast(Until, wait), notices))
         return {"results": [put.result() for put in puts], "skipped": _skipped_json(skipped)}
 
     async def get(self, params: dict[str, Any], notify: Notify) -> Any:
