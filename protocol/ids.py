@@ -21,8 +21,8 @@ from protocol.limits import CHUNKS_MAX, DIGEST_BYTES
 NodeId = NewType("NodeId", str)
 
 NODE_ID_CHARACTERS = 52
-# A node speaks of the same few all the time, in most of what it says, and base32 takes 5 µs. Bounded: strangers could name
-# others.
+# A node speaks of the same few all the time, in most of what it says, and base32 takes 5 µs. Bounded: strangers could
+# name others.
 _NODES_REMEMBERED = 4096
 _NODE_ID = re.compile(r"[a-z2-7]{52}")
 _TAG = re.compile(r"([0-9a-f]{64})-([1-9][0-9]{0,3})")
