@@ -12,7 +12,7 @@ import trio
 from protocol.errors import ChunkMissing
 from protocol.ids import Tag
 from runtime.seam import Runtime
-from storage.backends.base import Backend
+from storage.backends.base import Backend, StoredObject
 
 SIZES = [0, 1, 4096, 3 * 1024 * 1024 + 7]
 
@@ -112,9 +112,9 @@ class BackendContract:
         tag = await self.put(backend, spool, data)
         found: dict[int, bytes] = {}
 
-        async def read(opened: object, start: int) -> None:
+        async def read(opened: StoredObject, start: int) -> None:
             piece = bytearray(20_000)
-            await opened.read_into(memoryview(piece), start)  # type: ignore[attr-defined]
+            await opened.read_into(memoryview(piece), start)
             found[start] = bytes(piece)
 
         async with await backend.open(tag) as opened, trio.open_nursery() as reading:

@@ -9,7 +9,7 @@ from support.processes import Swarm, wait_until
 from support.strangers import FalseHoldings, FalsePeer, holding_of, keyring_of, link_to, manifest_of, next_message
 
 from protocol import messages as m
-from protocol.ids import NodeAddress, Role
+from protocol.ids import NodeAddress, Role, parse_node_id
 from runtime.keyring import Keyring
 
 
@@ -33,7 +33,7 @@ def test_a_job_opened_with_a_wrong_size_does_not_keep_the_file_out(swarm: Swarm)
             link.post(m.ManifestIs(tag=wrong.tag, size_bytes=wrong.size_bytes, digests=wrong.joined_digests()))
             liar = FalsePeer(keyring, FalseHoldings(wrong), holding_of(wrong, "mine.bin"))
             await nursery.start(liar.run)
-            storage = NodeAddress(crew.storage.node, Role.STORAGE, (crew.storage.address,))  # type: ignore[arg-type]
+            storage = NodeAddress(parse_node_id(crew.storage.node), Role.STORAGE, (crew.storage.address,))
             await liar.offer_to(storage, wrong.tag)
             await trio.to_thread.run_sync(crew.storage.wait_logged, "job open")
             results.append(await trio.to_thread.run_sync(put, honest, file))

@@ -43,7 +43,7 @@ def test_of_puts_of_one_name_in_one_second_the_last_one_counts(swarm: Swarm) -> 
     # Also when the tracker has forgotten everything and hears it anew; the others are there by their tags.
     crew.tracker.restart()
     for program in (crew.storage, *crew.daemons):
-        wait_until(lambda program=program: len(program.logged("tracker connected")) > 1, f"{program} is back")  # type: ignore[misc]
+        wait_until(lambda: len(program.logged("tracker connected")) > 1, f"{program} is back")
     wait_until(lambda: _shows(carla, "report", tags[-1]), "the name leads to the last one")
     target = crew.folder / "the first"
     assert get(carla, tags[0], target)["tag"] == tags[0] and same_bytes(target, files[0])

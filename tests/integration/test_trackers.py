@@ -71,13 +71,13 @@ def pair() -> Iterator[Pair]:
 def test_a_node_learns_of_all_trackers_and_both_know_every_node(pair: Pair) -> None:
     for program in (pair.crew.storage, *pair.crew.daemons):
         kept = program.identity / "tracker.json"
-        wait_until(lambda path=kept: "others" in path.read_text(), f"{program} keeps both trackers")  # type: ignore[misc]
+        wait_until(lambda: "others" in kept.read_text(), f"{program} keeps both trackers")
         known = json.loads(kept.read_text())
         assert {known["node"], known["others"][0]["node"]} == {tracker.node for tracker in pair.trackers}
     for tracker in pair.trackers:
         # Members that joined by the other one are known here as well.
         wait_until(
-            lambda asked=tracker: [node["state"] for node in asked.call("nodes")] == ["fresh"] * 3,  # type: ignore[misc]
+            lambda: [node["state"] for node in tracker.call("nodes")] == ["fresh"] * 3,
             f"{tracker} knows every node",
         )
 
@@ -107,7 +107,7 @@ def test_a_tracker_killed_in_mid_upload_is_replaced_by_the_other_without_a_comma
     assert killed and note["state"] == "stored", note
     assert note["pushed"].get(helper.node, 0) > 4 * MIB, note["pushed"]
     for program in (pair.crew.storage, uploader):
-        wait_until(lambda one=program: pair.tracker_of(one) is pair.other, f"{program} has moved")  # type: ignore[misc]
+        wait_until(lambda: pair.tracker_of(program) is pair.other, f"{program} has moved")
     pair.crew.tracker.start()
 
 
@@ -130,9 +130,9 @@ def test_a_redis_killed_in_mid_upload_is_missed_by_nobody_and_filled_again(pair:
     for tracker in pair.trackers:
         tracker.wait_logged("shared index is back")
         wait_until(
-            lambda asked=tracker: (  # type: ignore[misc]
-                [node["state"] for node in asked.call("nodes")] == ["fresh"] * 3
-                and asked.call("status")["tag_count"] >= 4
+            lambda: (
+                [node["state"] for node in tracker.call("nodes")] == ["fresh"] * 3
+                and tracker.call("status")["tag_count"] >= 4
             ),
             f"{tracker} knows everything again",
         )

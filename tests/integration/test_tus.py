@@ -58,7 +58,7 @@ def test_what_a_tus_client_uploads_is_a_file_like_any_other(swarm: Swarm) -> Non
         (found,) = objects_of(storage, tag)
         assert same_bytes(found, file)
         # A daemon gets it by its name, and a put of it sends nothing.
-        wait_until(lambda name=name: _named(daemon, f"by tus/{name}"), f"{name} is known")  # type: ignore[misc]
+        wait_until(lambda: _named(daemon, f"by tus/{name}"), f"{name} is known")
         target = crew.folder / f"{name} again"
         assert get(daemon, f"by tus/{name}", target)["tag"] == tag and same_bytes(target, file)
         assert put(daemon, file, name="other")["instant"]

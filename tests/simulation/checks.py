@@ -24,6 +24,7 @@ from simulation.hosts import SimHost, StorageHost
 from simulation.network import SimStream
 from simulation.platters import Platters
 from simulation.promises import Promise, Violation
+from support.patches import patched
 
 from exchange.buffers import BufferPool
 from exchange.engine import RECEIVING_BYTES_MAX, SENDING_BYTES_MAX
@@ -89,15 +90,13 @@ class Checks(Platters):
                 checks.fail(Promise.MEMORY_IS_BOUNDED, f"{pool.out_bytes} bytes of buffers are out")
             return buffer
 
-        BufferPool.take = watched_take  # type: ignore[method-assign]
-        Link.post, Link.send_block = watched, watched_block  # type: ignore[method-assign]
-        Swarm._wrong = watched_wrong  # type: ignore[method-assign]
-        try:
+        with (
+            patched(BufferPool, "take", watched_take),
+            patched(Link, "post", watched),
+            patched(Link, "send_block", watched_block),
+            patched(Swarm, "_wrong", watched_wrong),
+        ):
             yield
-        finally:
-            Link.post, Link.send_block = post, send_block  # type: ignore[method-assign]
-            BufferPool.take = take  # type: ignore[method-assign]
-            Swarm._wrong = wrong  # type: ignore[method-assign]
 
     # --- what is said ---
 

@@ -22,6 +22,7 @@ from simulation.disk import SimDisk
 from simulation.promises import Promise
 from simulation.schedule import CHAOS_SECONDS, Deed, Fault, Schedule
 from simulation.world import Shape
+from support.patches import patched
 
 import daemon.orders
 import daemon.puts
@@ -63,17 +64,6 @@ class Planted:
     hunt: Hunt
     breaks: Promise
     seeds_max: int = 200
-
-
-@contextlib.contextmanager
-def patched(place: Any, name: str, new: Any) -> Iterator[None]:
-    """Let ``place.name`` be ``new`` while the block lasts."""
-    old = place.__dict__[name]
-    setattr(place, name, new)
-    try:
-        yield
-    finally:
-        setattr(place, name, old)
 
 
 # --- worlds ---
@@ -175,7 +165,7 @@ def no_fsync_of_the_objects_folder() -> contextlib.AbstractContextManager[None]:
 def ledger_with_synchronous_normal() -> Iterator[None]:
     connect = apsw.Connection
 
-    class Careless(connect):  # type: ignore[misc, valid-type]
+    class Careless(connect):  # type: ignore[misc, valid-type]  # apsw has no types
         def execute(self, statement: str, *args: Any, **settings: Any) -> Any:
             return super().execute(statement.replace("synchronous=FULL", "synchronous=NORMAL"), *args, **settings)
 

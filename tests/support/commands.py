@@ -57,7 +57,7 @@ class Command:
         self._done: Done | None = None
         # Files, not pipes: nobody need read while it runs.
         self._stdout = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
-        self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # as above
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-P", "-m", "upswarm", *arguments],
             stdin=subprocess.DEVNULL,

@@ -193,11 +193,13 @@ class Uploader:
         self._request += 1
         request, after = self._request, len(self.heard)
         link.post(m.Propose(request=request, tag=tag, size_bytes=size, name=name))
-        return await self.wait_heard(
-            (m.DeskAnswer, m.Failure),  # type: ignore[arg-type]  # isinstance takes a tuple
-            lambda message: message.request == request,
+        answer = await self.wait_heard(
+            m.Message,
+            lambda message: isinstance(message, m.DeskAnswer | m.Failure) and message.request == request,
             after=after,
         )
+        assert isinstance(answer, m.DeskAnswer | m.Failure)
+        return answer
 
     def send_manifest(self, link: Link, manifest: Manifest) -> None:
         link.post(m.ManifestIs(tag=manifest.tag, size_bytes=manifest.size_bytes, digests=manifest.joined_digests()))
@@ -242,8 +244,10 @@ class Uploader:
         self._request += 1
         request, after = self._request, len(self.heard)
         link.post(m.Proof(request=request, tag=tag, digest=digest))
-        return await self.wait_heard(
-            (m.JobClosed, m.Failure),  # type: ignore[arg-type]
-            lambda message: message.tag == tag if isinstance(message, m.JobClosed) else message.request == request,
-            after=after,
-        )
+
+        def ends_it(message: m.Message) -> bool:
+            if isinstance(message, m.JobClosed):
+                return message.tag == tag
+            return isinstance(message, m.Failure) and message.request == request
+
+        return await self.wait_heard(m.Message, ends_it, after=after)

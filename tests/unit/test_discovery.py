@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -29,6 +30,7 @@ from runtime.discovery import (
     introduce_tracker,
     read_announcement,
 )
+from runtime.heartbeat import TrackerLink
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 20.0
@@ -317,8 +319,9 @@ def test_a_tracker_seen_on_the_lan_is_told_to_its_link() -> None:
         def add_address(self, address: str, tracker: NodeId) -> None:
             self.told.append((address, tracker))
 
-    link, others = Link(), []
-    found = introduce_tracker(link, others.append)  # type: ignore[arg-type]
+    link = Link()
+    others: list[LanNode] = []
+    found = introduce_tracker(cast(TrackerLink, link), others.append)
     tracker = LanNode(node("tracker"), Role.TRACKER, ("192.0.2.1:1", "192.0.2.2:1"))
     false = LanNode(node("impostor"), Role.TRACKER, ("192.0.2.3:1",))
     found(tracker)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from exchange.buffers import BufferPool
+from exchange.session import Session
 from exchange.swarm import Swarm
 from protocol.bitmap import Bitmap
 from protocol.ids import Tag
@@ -65,7 +66,7 @@ def test_a_fast_source_is_asked_for_several_blocks_at_once_and_never_runs_dry(
     layout = Layout.of_size(size_bytes)
     swarm, session = swarm_at(clock, Manifest.of_digests(size_bytes, [bytes(32)] * layout.chunks)), Asked()
     swarm.running = True
-    swarm.attach(session, Bitmap.full(layout.chunks), size_bytes)  # type: ignore[arg-type]  # what it uses of a session
+    swarm.attach(cast(Session, session), Bitmap.full(layout.chunks), size_bytes)
     came = blocks = asks = dry = 0
     while session.waiting:
         chunk, offset, length = session.waiting.pop(0)

@@ -13,6 +13,7 @@ from support.memory_network import MemoryHub
 from support.pairs import node, some_tag
 from support.runtimes import TestClock, memory_runtime
 from support.swarm import SwarmCa
+from trio.testing import MockClock
 
 from protocol import messages as m
 from protocol.errors import CommandError, LinkLost, NotFound, StorageFull
@@ -322,14 +323,16 @@ async def test_the_first_try_after_a_loss_is_quick_and_later_ones_are_rarer_with
         await until(lambda: w.link.connected, RETRY_SECONDS_MAX + 1)
 
 
-async def test_a_tracker_that_lets_in_and_throws_out_is_not_hammered(autojump_clock) -> None:
+async def test_a_tracker_that_lets_in_and_throws_out_is_not_hammered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with world() as w:
 
         async def throw_out(link: Link) -> None:
             w.tracker.links.append(link)
             link.close("no", "go away")
 
-        w.tracker.serve = throw_out  # type: ignore[method-assign]
+        monkeypatch.setattr(w.tracker, "serve", throw_out)
         await w.stop_tracker()
         await w.start_tracker()
         await trio.sleep(300)
@@ -437,18 +440,29 @@ def answer_where(question: m.Message) -> m.Message:
 
 
 def fail(code: str) -> Callable[[m.Message], m.Message]:
-    return lambda message: m.Failure(request=message.request, code=code, reason=f"sorry, {code}")  # type: ignore[attr-defined]
+    def answer(question: m.Message) -> m.Message:
+        assert isinstance(question, m.Where)
+        return m.Failure(request=question.request, code=code, reason=f"sorry, {code}")
+
+    return answer
 
 
 async def test_a_question_gets_its_own_answer_whatever_the_order(autojump_clock) -> None:
     async with world() as w:
         await w.link.wait_connected()
-        asked: list[m.Message] = []
-        w.tracker.answers = lambda message: asked.append(message)  # type: ignore[assignment, func-returns-value]
-        got: list[m.Message] = []
+        asked: list[m.Where] = []
+        got: list[m.WhereAnswer] = []
+
+        def listen(question: m.Message) -> None:
+            assert isinstance(question, m.Where)
+            asked.append(question)
+
+        w.tracker.answers = listen
 
         async def ask() -> None:
-            got.append(await w.link.ask(where))
+            answer = await w.link.ask(where)
+            assert isinstance(answer, m.WhereAnswer)
+            got.append(answer)
 
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -456,7 +470,7 @@ async def test_a_question_gets_its_own_answer_whatever_the_order(autojump_clock)
             await until(lambda: len(asked) == 3)
             for question in reversed(asked):
                 w.tracker.links[-1].post(answer_where(question))
-        assert sorted(answer.request for answer in got) == sorted(question.request for question in asked)  # type: ignore[attr-defined]
+        assert sorted(answer.request for answer in got) == sorted(question.request for question in asked)
 
 
 async def test_failures_become_our_errors(autojump_clock) -> None:
@@ -500,7 +514,12 @@ async def test_a_question_without_answer_a_link_or_time_is_lost(autojump_clock) 
 async def test_an_answer_of_another_kind_ends_the_link(autojump_clock) -> None:
     async with world() as w:
         await w.link.wait_connected()
-        w.tracker.answers = lambda message: m.NodesAnswer(request=message.request, nodes=())  # type: ignore[attr-defined]
+
+        def answer(question: m.Message) -> m.Message:
+            assert isinstance(question, m.Where)
+            return m.NodesAnswer(request=question.request, nodes=())
+
+        w.tracker.answers = answer
         with pytest.raises(LinkLost):
             await w.link.ask(where)
         await until(lambda: len(w.tracker.links) == 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -18,15 +19,15 @@ WORD = "a word that nobody may print"
 LEDGER = "postgresql://upswarm@db.example.org/upswarm"
 
 
-def config(folder: Path, **settings: object) -> StorageConfig:
-    s3 = {
+def config(folder: Path, **settings: Any) -> StorageConfig:
+    s3: dict[str, Any] = {
         "backend": "s3",
         "s3_endpoint": "http://s3.test:9000",
         "s3_bucket": "bucket",
         "s3_access_key": "AKID",
         "s3_secret_key": Secret("word"),
     }
-    return StorageConfig(places=Places.of(folder, "storage"), **{**s3, **settings})  # type: ignore[arg-type]
+    return StorageConfig(places=Places.of(folder, "storage"), **{**s3, **settings})
 
 
 def test_sqlite_is_what_holds_without_a_word(tmp_path: Path) -> None:
@@ -64,6 +65,10 @@ def test_one_password_is_enough(tmp_path: Path) -> None:
         config(tmp_path, ledger=LEDGER, ledger_password=Secret(WORD), ledger_password_file=tmp_path / "word")
 
 
+async def never_asked(_address: str, _password: str, _schema: str) -> NoReturn:
+    pytest.fail("asked")
+
+
 async def asked_with(settings: StorageConfig, runtime: Runtime) -> list[str]:
     """The password that the database is opened with."""
     heard: list[str] = []
@@ -94,5 +99,5 @@ async def test_a_password_that_others_may_read_is_refused(tmp_path: Path, runtim
     for wrong in (path, tmp_path / "absent"):
         settings = config(tmp_path, ledger=LEDGER, ledger_password_file=wrong)
         with pytest.raises(ConfigError) as caught:
-            await chosen_ledger(settings, runtime, NodeId("node"), lambda *_: pytest.fail("asked"))  # type: ignore[arg-type,return-value]
+            await chosen_ledger(settings, runtime, NodeId("node"), never_asked)
         assert WORD not in str(caught.value) and str(wrong) in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import trio
 from hypothesis import given, settings
@@ -252,7 +254,7 @@ async def test_who_is_killed_in_the_middle_of_a_frame_has_broken_no_rule() -> No
 async def test_we_cannot_say_what_may_not_be_said() -> None:
     async with link_pair() as (one, _, _):
         with pytest.raises(LocalProtocolError):
-            one.post(m.Order(tag=TAG, target=None, lifetime_seconds=1))  # type: ignore[arg-type]
+            one.post(m.Order(tag=TAG, target=cast(Any, None), lifetime_seconds=1))
         with pytest.raises(LocalProtocolError):
             await one.send_block(block(10), memoryview(b"nine byte"))
         assert one.alive

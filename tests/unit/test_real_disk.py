@@ -247,23 +247,25 @@ def test_a_secret_that_others_can_touch_is_refused_with_the_right_mode(tmp_path:
             DISK.read_secret(path)
 
 
-async def test_a_socket_that_died_before_we_took_it_does_not_stop_the_listener(monkeypatch) -> None:
+async def test_a_socket_that_died_before_we_took_it_does_not_stop_the_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     network = real.TcpNetwork()
     listener = await network.listen("127.0.0.1", 0)
     assert isinstance(listener, real.TcpListener)
-    socket_accept = listener._socket.accept
+    real_socket = listener._socket
     failures = [errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.EPROTO]
 
     class Flaky:
-        async def accept(self):
+        async def accept(self) -> object:
             if failures:
                 raise error_of(failures.pop(0))
-            return await socket_accept()
+            return await real_socket.accept()
 
         def close(self) -> None:
             real_socket.close()
 
-    real_socket, listener._socket = listener._socket, Flaky()  # type: ignore[assignment]
+    monkeypatch.setattr(listener, "_socket", Flaky())
     monkeypatch.setattr(real, "ACCEPT_PAUSE_SECONDS", 0.01)
     host, port = real_socket.getsockname()
     client = await network.dial(host, port)

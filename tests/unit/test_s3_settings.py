@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from protocol.errors import ConfigError
 from runtime.config import NO_SECRET, Secret, load_config
 from runtime.places import Places
-from runtime.seam import Runtime
+from runtime.seam import Runtime, Web
 from storage.backends import credentials
 from storage.backends.choice import s3_settings
 from storage.backends.credentials import keys_of_file
@@ -74,7 +74,7 @@ def test_settings_of_s3_do_not_matter_while_files_stay_in_a_folder(tmp_path: Pat
     ],
 )
 async def test_where_requests_go(runtime: Runtime, tmp_path: Path, settings: dict[str, Any], url: str) -> None:
-    client = S3Client(runtime.clock, None, await s3_settings(config(tmp_path, **settings), runtime))  # type: ignore[arg-type]
+    client = S3Client(runtime.clock, cast(Web, None), await s3_settings(config(tmp_path, **settings), runtime))
     assert client.target("key").url == url
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -49,9 +49,9 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "has_terminal", lambda: False)
 
 
-async def until(condition: object) -> None:
+async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(5):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await trio.sleep(0.005)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import email
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -168,13 +169,15 @@ async def test_metrics_tell_what_is_kept_and_only_with_the_token(autojump_clock:
         assert (await client.get("/metrics")).status_code == 401
 
 
-async def test_a_store_that_does_not_answer_is_told(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_store_that_does_not_answer_is_told(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with reading(tmp_path) as (client, storage):
 
         async def away(_tag: object) -> None:
             raise StorageUnavailable("S3 is away")
 
-        storage._backend.open = away  # type: ignore[method-assign]
+        monkeypatch.setattr(storage._backend, "open", away)
         answer = await client.get(f"/tag/{TAG}")
         assert answer.status_code == 503 and answer.headers["retry-after"] == "10"
 
@@ -190,13 +193,13 @@ async def test_readers_that_hang_up_end_their_reading_and_too_many_are_turned_aw
         hang_up = trio.Event()
         statuses: list[int] = []
 
-        async def receive() -> dict[str, str]:
+        async def receive() -> MutableMapping[str, Any]:
             await hang_up.wait()
             return {"type": "http.disconnect"}
 
-        async def stalled(message: dict[str, object]) -> None:
+        async def stalled(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                statuses.append(message["status"])  # type: ignore[arg-type]
+                statuses.append(message["status"])
             elif message["body"]:
                 await trio.sleep_forever()
 

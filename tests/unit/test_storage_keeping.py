@@ -25,11 +25,9 @@ LOOKS_SECONDS = 65.0
 TAG, OTHER_TAG = manifest_of(DATA).tag, manifest_of(OTHER).tag
 
 
-def site_of(tmp_path: Path, **settings: Any) -> Site:
-    site = Site(tmp_path)
+def site_of(tmp_path: Path, **settings: Any) -> SiteInTime:
+    site = SiteInTime(tmp_path)
     site.settings |= settings
-    site.calendar = Calendar()  # type: ignore[attr-defined]
-    site.wrap = site.calendar.wrap  # type: ignore[attr-defined]
     return site
 
 
@@ -53,9 +51,18 @@ class Calendar:
         return self._inner.wall() + self.ahead_seconds
 
 
-async def pass_time(site: Site, seconds: float) -> None:
+class SiteInTime(Site):
+    """Where a storage node lives that looks at ``calendar``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.calendar = Calendar()
+        self.wrap = self.calendar.wrap
+
+
+async def pass_time(site: SiteInTime, seconds: float) -> None:
     """So much later; whoever looks at the calendar now and then has looked."""
-    site.calendar.ahead_seconds += seconds - LOOKS_SECONDS  # type: ignore[attr-defined]
+    site.calendar.ahead_seconds += seconds - LOOKS_SECONDS
     await trio.sleep(LOOKS_SECONDS)
 
 
@@ -152,11 +159,13 @@ async def _die(*_: object) -> None:
     raise Killed
 
 
-async def test_a_kill_between_ledger_and_backend_leaves_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_kill_between_ledger_and_backend_leaves_nothing(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = site_of(tmp_path)
     async with site.storage() as storage, site.uploader() as anna:
         await anna.put(await anna.dial(), DATA, "x")
-        storage._backend.delete = _die  # type: ignore[method-assign]
+        monkeypatch.setattr(storage._backend, "delete", _die)
         with pytest.raises(Killed):
             await storage.keeper.remove(TAG, None)
         assert object_of(site, TAG).exists()
@@ -252,14 +261,16 @@ async def test_a_quota_holds_for_what_comes_by_http_too(autojump_clock: MockCloc
             assert answer.status_code == 507 and answer.text.startswith("quota: ")
 
 
-async def test_room_is_told_less_the_reserve_and_what_was_promised(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_room_is_told_less_the_reserve_and_what_was_promised(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = site_of(tmp_path, reserve_bytes=MIB)
     async with site.storage() as storage, site.uploader() as anna:
 
         async def eleven() -> int:
             return 11 * MIB
 
-        storage._backend.room_bytes = eleven  # type: ignore[method-assign]
+        monkeypatch.setattr(storage._backend, "room_bytes", eleven)
         link = await anna.dial()
         assert isinstance(await anna.propose(link, TAG, len(DATA), "x"), m.DeskAnswer)
         await trio.sleep(10)
@@ -332,20 +343,18 @@ async def test_an_object_that_disappeared_is_fetched_whole(autojump_clock: MockC
 
 
 async def test_an_object_that_cannot_be_opened_now_is_not_taken_for_lost(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = site_of(tmp_path)
     async with site.storage() as storage, site.uploader() as anna:
         await anna.put(await anna.dial(), DATA, "film")
-        opening = storage._backend.open
 
         async def too_many(_tag: Tag) -> Any:
             raise ChunkMissing("too many open files")
 
-        storage._backend.open = too_many  # type: ignore[method-assign]
-        with pytest.raises(StorageUnavailable):
+        with monkeypatch.context() as away, pytest.raises(StorageUnavailable):
+            away.setattr(storage._backend, "open", too_many)
             await storage.scrubber.scrub(TAG)
-        storage._backend.open = opening  # type: ignore[method-assign]
         assert await storage.scrubber.scrub(TAG) == [] and storage.shelf.stored[TAG].names == ("film",)
 
 
@@ -452,13 +461,13 @@ async def test_the_control_socket_removes_and_keeps(autojump_clock: MockClock, t
 
 
 async def test_an_object_that_a_killed_process_left_rotten_keeps_its_good_chunks(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Renamed and not written down, and then rotten: what is right of it need not come again.
     site = site_of(tmp_path)
     with pytest.raises(BaseExceptionGroup) as caught:
         async with site.storage() as storage, site.uploader() as anna:
-            storage._ledger.store = _die  # type: ignore[method-assign]
+            monkeypatch.setattr(storage._ledger, "store", _die)
             await anna.begin_put(await anna.dial(), DATA, "film")
             await trio.sleep(600)
     assert caught.group_contains(Killed)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.runtimes import memory_runtime
+from support.runtimes import TestClock, memory_runtime
 from support.swarm import SwarmCa
 
 from protocol.errors import ConfigError, NotTrusted
@@ -160,7 +160,8 @@ async def test_the_trackers_own_certificate_is_renewed_with_the_same_key(tmp_pat
     first = await open_it()
     assert first.role is Role.TRACKER
     assert (await open_it()).certificate == first.certificate
-    runtime.clock.skew_seconds = 60 * DAY  # type: ignore[attr-defined]  # TestClock's
+    assert isinstance(runtime.clock, TestClock)
+    runtime.clock.skew_seconds = 60 * DAY
     renewed = await open_it()
     assert renewed.certificate != first.certificate and renewed.node == first.node
     assert (await open_it()).certificate == renewed.certificate

@@ -158,7 +158,7 @@ async def test_of_two_lists_a_node_never_takes_the_older_for_the_newer_one(
         await here.registrar.revoke(member.node)
         held = held.with_revocations(here.registrar.revocations)
         assert held.is_revoked(member.node)
-        await until(lambda there=there, member=member: member.node in there.registrar.revoked)  # type: ignore[misc]
+        await until(lambda: member.node in there.registrar.revoked)
         held = held.with_revocations(there.registrar.revocations)
         assert all(held.is_revoked(gone.node) for gone in members[: number + 1])
 

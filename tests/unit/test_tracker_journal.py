@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.pairs import node, some_tag
 
 from protocol.errors import RemoteProtocolError
+from protocol.ids import NodeId
 from protocol.jobmap import ChunkState, code_of, encode_runs
 from protocol.messages import JobMap, JobState, JobUpdate, Pushed
 from tracker.flow import BIN_SECONDS, HOUR_BINS, Hour, Meter
@@ -22,8 +23,8 @@ WALL = 1_800_000_000.0
 BERT = node("bert")
 
 
-def told(*pushed: tuple[str, int], state: JobState = JobState.OPEN, safe: bool = False) -> JobUpdate:
-    shares = tuple(Pushed(node=who, bytes_pushed=count) for who, count in pushed)  # type: ignore[arg-type]
+def told(*pushed: tuple[NodeId, int], state: JobState = JobState.OPEN, safe: bool = False) -> JobUpdate:
+    shares = tuple(Pushed(node=who, bytes_pushed=count) for who, count in pushed)
     return replace(update(state=state), pushed=shares, safe=safe)
 
 

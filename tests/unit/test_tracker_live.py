@@ -137,7 +137,7 @@ async def test_all_readers_of_a_view_share_one_painting_a_second(
         assert (await next_event(reader))[0] == "change"
     assert painted.times == 2
     for reader in readers:
-        await reader.aclose()  # type: ignore[attr-defined]
+        await reader.aclose()
     assert hub.readers == 0
     await trio.sleep(5)
     assert painted.times == 2, "nobody looks: nothing is painted"
@@ -155,7 +155,7 @@ async def test_a_reader_that_sleeps_makes_nothing_pile_up(
     await trio.sleep(30.5)
     name, change = await next_event(reader)
     assert name == "whole" and list(change["html"]) == [f"x{painted.times}"], "the newest, at once"
-    await reader.aclose()  # type: ignore[attr-defined]
+    await reader.aclose()
     nursery.cancel_scope.cancel()
 
 
@@ -175,7 +175,7 @@ async def test_painting_that_is_work_is_done_less_often(
     for _ in range(3):
         await next_event(reader)
     assert all(later - earlier >= 0.5 / live.PAINT_SHARE for earlier, later in pairwise(times))
-    await reader.aclose()  # type: ignore[attr-defined]
+    await reader.aclose()
     nursery.cancel_scope.cancel()
 
 
@@ -189,7 +189,7 @@ async def test_what_is_gone_is_told_and_what_cannot_be_painted_ends_only_the_pag
     await next_event(reader)
     painted.gone = True
     assert await next_event(reader) == ("gone", {})
-    await reader.aclose()  # type: ignore[attr-defined]
+    await reader.aclose()
     painted.gone, painted.broken = False, True
     reader = hub.read("job", "x")
     with pytest.raises(StopAsyncIteration):
@@ -197,7 +197,7 @@ async def test_what_is_gone_is_told_and_what_cannot_be_painted_ends_only_the_pag
     painted.broken = False
     reader = hub.read("job", "x")
     assert (await next_event(reader))[0] == "whole"
-    await reader.aclose()  # type: ignore[attr-defined]
+    await reader.aclose()
     nursery.cancel_scope.cancel()
 
 
@@ -214,7 +214,7 @@ async def test_a_quiet_page_hears_that_we_are_there(
     begun = trio.current_time()
     assert await anext(reader) == live.SIGN
     assert trio.current_time() - begun < 2 * live.SIGN_SECONDS
-    await reader.aclose()  # type: ignore[attr-defined]
+    await reader.aclose()
     nursery.cancel_scope.cancel()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -230,25 +231,24 @@ class Sender:
         self.status = 0
 
     async def run(self) -> None:
-        async def receive() -> dict[str, object]:
+        async def receive() -> MutableMapping[str, Any]:
             piece = await self._arriving.receive()
             if piece is None:
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": piece, "more_body": True}
 
-        async def send(message: dict[str, object]) -> None:
+        async def send(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                assert isinstance(message["status"], int)
                 self.status = message["status"]
 
         headers = {**SPOKEN, **BYTES, "upload-offset": str(self._offset)}
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "method": "PATCH",
             "path": self._url,
             "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
         }
-        await self._door(scope, receive, send)  # type: ignore[arg-type]
+        await self._door(scope, receive, send)
 
 
 async def test_what_came_before_a_client_hung_up_counts(autojump_clock: MockClock, tmp_path: Path) -> None:
@@ -321,20 +321,21 @@ async def test_bytes_that_were_never_recorded_do_not_count(autojump_clock: MockC
         assert (await client.get(f"/tag/{TAG}")).content == DATA
 
 
-Crash = Callable[[StorageNode], None]
+Crash = Callable[[StorageNode, pytest.MonkeyPatch], None]
 
 
-def before_the_rename(storage: StorageNode) -> None:
+def before_the_rename(storage: StorageNode, monkeypatch: pytest.MonkeyPatch) -> None:
     assert storage.arrivals is not None
-    storage.arrivals._adopt.__self__._rename = _die  # type: ignore[attr-defined]
+    adopt: Any = storage.arrivals._adopt
+    monkeypatch.setattr(adopt.__self__, "_rename", _die)
 
 
-def after_the_rename(storage: StorageNode) -> None:
-    storage.intake.go_on = _die_soon  # type: ignore[method-assign]
+def after_the_rename(storage: StorageNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.intake, "go_on", _die_soon)
 
 
-def after_it_was_stored(storage: StorageNode) -> None:
-    storage._ledger.add_name = _die_soon  # type: ignore[method-assign]
+def after_it_was_stored(storage: StorageNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage._ledger, "add_name", _die_soon)
 
 
 class Killed(Exception):
@@ -352,7 +353,7 @@ async def _die_soon(*_: object) -> None:
 @pytest.mark.parametrize("crash", [before_the_rename, after_the_rename, after_it_was_stored])
 @pytest.mark.parametrize("partly", [False, True])
 async def test_a_kill_while_it_is_being_stored_loses_nothing(
-    autojump_clock: MockClock, tmp_path: Path, crash: Crash, partly: bool
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: Crash, partly: bool
 ) -> None:
     site = site_of(tmp_path)
     url = ""
@@ -362,7 +363,7 @@ async def test_a_kill_while_it_is_being_stored_loses_nothing(
                 await anna.begin_put(await anna.dial(), DATA, "hers", chunks=[1])
                 await anna.wait_stored(TAG, 1)
             url = await created(client, len(DATA), **named("x"))
-            crash(storage)
+            crash(storage, monkeypatch)
             await patched(client, url, 0, DATA)
     assert caught.group_contains(Killed)
     async with site.storage() as storage, client_of(storage) as client:
@@ -407,6 +408,8 @@ async def test_a_long_body_is_recorded_on_its_way(autojump_clock: MockClock, tmp
         await trio.testing.wait_all_tasks_blocked()
         assert storage.arrivals is not None
         with trio.fail_after(60):
-            while storage.arrivals.get(url.rpartition("/")[2]).record.offset < BYTES_BETWEEN_SYNCS:  # type: ignore[union-attr]
+            while (known := storage.arrivals.get(url.rpartition("/")[2])) is None or (
+                known.record.offset < BYTES_BETWEEN_SYNCS
+            ):
                 await trio.sleep(0.1)
         sending.cancel_scope.cancel()
