@@ -139,6 +139,8 @@ class _Client:
                 except (OSError, trio.TooSlowError):
                     data = b""
                 if not data:
+                    if received:
+                        log.warning("control client refused", reason="silent or gone in the middle of a line")
                     scope.cancel()
                     return
                 if not received:
@@ -175,23 +177,23 @@ class _Client:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError) as error:
-            return _error(None, PARSE_ERROR, f"not JSON: {type(error).__name__}")
+            return _refused(None, PARSE_ERROR, f"not JSON: {type(error).__name__}")
         if isinstance(request, list):
             if not 1 <= len(request) <= BATCH_MAX:
-                return _error(None, INVALID_REQUEST, f"a batch has 1 to {BATCH_MAX} requests")
+                return _refused(None, INVALID_REQUEST, f"a batch has 1 to {BATCH_MAX} requests")
             answers = [await self._answer(one) for one in request]
             return [answer for answer in answers if answer is not None] or None
         return await self._answer(request)
 
     async def _answer(self, request: Any) -> dict[str, Any] | None:
         if not isinstance(request, dict):
-            return _error(None, INVALID_REQUEST, "a request is an object")
+            return _refused(None, INVALID_REQUEST, "a request is an object")
         number = request.get("id")
         if not isinstance(number, str | int | float | None) or isinstance(number, bool):
-            return _error(None, INVALID_REQUEST, "an id is a number, a text or null")
+            return _refused(None, INVALID_REQUEST, "an id is a number, a text or null")
         method = request.get("method")
         if request.get("jsonrpc") != "2.0" or not isinstance(method, str):
-            return _error(number, INVALID_REQUEST, 'jsonrpc must be "2.0" and method a text')
+            return _refused(number, INVALID_REQUEST, 'jsonrpc must be "2.0" and method a text')
         params = request.get("params", {})
         if not isinstance(params, dict):
             return _error(number, INVALID_PARAMS, "params are an object: name and value")
@@ -239,6 +241,12 @@ class _Client:
                         rest = rest[await self._socket.send(rest) :]
         except (OSError, trio.TooSlowError) as error:
             raise _Gone from error
+
+
+def _refused(number: Any, code: int, message: str) -> dict[str, Any]:
+    """Return the error for what is no request; whoever looks for who says such things finds it in the log."""
+    log.warning("control request refused", reason=message)
+    return _error(number, code, message)
 
 
 def _error(number: Any, code: int, message: str, data: dict[str, Any] | None = None) -> dict[str, Any]:

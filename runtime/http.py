@@ -1,4 +1,7 @@
-"""Serves an ASGI application over plain HTTP/1.1 and HTTP/2: hypercorn, held to our bounds. Knows no application.
+"""Serves an ASGI application over plain HTTP/1.1: hypercorn, held to our bounds. Knows no application.
+
+Who says something else is refused, with a line in the log. HTTP/2 is something else: neither browsers nor proxies speak
+it without TLS, and it would be one more parser of what strangers say.
 
 The listening socket is made first, so that a wrong address is told before anything else starts.
 """
@@ -9,10 +12,14 @@ import logging
 import socket as stdlib_socket
 from typing import Any
 
+import h11
+import hypercorn.protocol
 import hypercorn.trio.run
 import structlog
 import trio
 from hypercorn.config import Config, Sockets
+from hypercorn.events import Closed, Event
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio import serve
 from hypercorn.trio.tcp_server import TCPServer
 
@@ -34,6 +41,35 @@ _errors = logging.getLogger("hypercorn.error")
 _errors.setLevel(logging.WARNING)
 
 
+class _Http1(H11Protocol):
+    """hypercorn's HTTP/1.1, which tells of those who speak otherwise and changes to no other version."""
+
+    _refused = False
+
+    async def handle(self, event: Event) -> None:
+        try:
+            await super().handle(event)
+        except h11.RemoteProtocolError as error:
+            self._refuse(str(error))
+            await self._send_error_response(error.error_status_hint)
+            await self.send(Closed())
+        else:
+            if self.connection.their_state is h11.ERROR:
+                self._refuse("no HTTP/1.1, too large, or cut off")
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        # An offer to change ("Upgrade: h2c") is passed over, as RFC 9110 §7.8 allows.
+        if event.http_version not in (b"1.0", b"1.1"):
+            version = event.http_version.decode("ascii")
+            raise h11.RemoteProtocolError(f"HTTP/{version} without TLS", error_status_hint=505)
+
+    def _refuse(self, reason: str) -> None:
+        # Closing comes through here once more.
+        if not self._refused:
+            self._refused = True
+            log.warning("http client refused", remote=format_address(*(self.client or ("", 0))), reason=reason)
+
+
 class _Connection(TCPServer):
     """hypercorn's connection, whose failures end that connection and nothing else.
 
@@ -48,6 +84,13 @@ class _Connection(TCPServer):
         except* Exception as group:  # noqa: BLE001  # whatever it is, it is about one connection
             log.warning("http connection failed", reason=repr(_first(group)))
 
+    async def _close(self) -> None:
+        # Not while somebody sends: shutting down counts as sending, the stream lets one at a time, and an application
+        # that answers whom we refuse would fail with a traceback. Sending ends: the kernel cuts off who takes nothing.
+        with trio.CancelScope(shield=True):
+            async with self.send_lock:
+                await super()._close()
+
 
 def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
@@ -55,7 +98,9 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-hypercorn.trio.run.TCPServer = _Connection  # type: ignore[attr-defined]  # there is no other way in
+# There is no other way in: both are names that hypercorn's modules imported, and look up when a client comes.
+hypercorn.trio.run.TCPServer = _Connection  # type: ignore[attr-defined]
+hypercorn.protocol.H11Protocol = _Http1  # type: ignore[attr-defined]
 
 
 class _BoundConfig(Config):
