@@ -1,4 +1,7 @@
-"""Garbage on every port: refused with a log line, nothing grows, service goes on."""
+"""Garbage on every port of every program: refused with a log line, nothing grows, service goes on.
+
+The storage node serves HTTP here, too; a test holds this file to the ports that the programs really listen at.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 import msgpack
+import psutil
 import pytest
 from support.crew import Crew, put
 from support.files import MIB
@@ -20,12 +24,20 @@ from protocol import messages as m
 from protocol.codec import encode
 from protocol.frames import frame
 from protocol.ids import Tag, parse_address
-from protocol.limits import FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, HANDSHAKE_SECONDS_MAX
+from protocol.limits import ALPN_JOIN, FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MAX, HANDSHAKE_SECONDS_MAX
 from runtime.identity import Credentials
 
 # Allocators keep some; what a stranger can make us keep for good must not show among it.
 GROWTH_BYTES_MAX = 8 * MIB
 ROUNDS = 60
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    """Everybody listens wherever he can."""
+    with Swarm() as swarm:
+        swarm.environment |= {"UPSWARM_STORAGE_HTTP": "127.0.0.1:0", "UPSWARM_STORAGE_HTTP_UPLOADS": "true"}
+        yield Crew.of(swarm, daemons=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +49,21 @@ def member(crew: Crew) -> Credentials:
 def listeners(crew: Crew) -> list[Program]:
     """One of each kind."""
     return [crew.tracker, crew.storage, crew.daemons[0]]
+
+
+def http_listeners(crew: Crew) -> list[Program]:
+    """The tracker's page; the storage node's door, where tus clients upload."""
+    return [crew.tracker, crew.storage]
+
+
+def test_no_port_is_forgotten(crew: Crew) -> None:
+    for program in listeners(crew):
+        known = {program.address} | ({program.ready["http"]} if program in http_listeners(crew) else set())
+        process = psutil.Process(program.pid)
+        inet = process.net_connections("inet")
+        assert {f"{one.laddr.ip}:{one.laddr.port}" for one in inet if one.status == psutil.CONN_LISTEN} == known
+        assert not [one for one in inet if one.type == socket.SOCK_DGRAM], "mDNS is off"
+        assert {one.laddr for one in process.net_connections("unix") if one.laddr} == {str(program.socket_path)}
 
 
 @contextlib.contextmanager
@@ -231,37 +258,97 @@ def test_questions_without_end_are_answered_or_cut_off_and_make_nobody_grow(crew
                         tls.sendall(data)
 
 
+def test_garbage_at_the_join_door(crew: Crew) -> None:
+    """The one place where somebody without a certificate is listened to."""
+    noise = random.Random(11)
+
+    def one() -> None:
+        pieces = (*BEFORE_HELLO.values(), frame(encode(hello("rude"))), noise.randbytes(3000))
+        for data in pieces:
+            with tls_socket(crew.tracker.address, None, ALPN_JOIN) as tls:
+                assert isinstance(receive_message(tls), m.DoorOpen)
+                with contextlib.suppress(OSError):
+                    tls.sendall(data)
+                assert is_hung_up(tls)
+        crew.tracker.wait_logged("door shut", more_than=before + len(pieces) - 1)
+
+    before = len(crew.tracker.logged("door shut"))
+    one()
+    with unmoved(crew):
+        for _ in range(6):
+            before = len(crew.tracker.logged("door shut"))
+            one()
+
+
+CONTROL = [
+    b"\x16\x03\x01\x02\x00\n",
+    b"[" * 100_000 + b"\n",
+    b'{"jsonrpc": "2.0", "method": "sta',
+    b'{"jsonrpc": "1.0", "id": 1, "method": "status"}\n',
+    b'{"jsonrpc": "2.0", "id": [1], "method": "status"}\n',
+    b'["2.0"]\n' * 50,
+]
+
+
 def test_garbage_on_the_control_sockets(crew: Crew) -> None:
     noise = random.Random(9)
+
+    def say(program: Program, data: bytes) -> None:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(program.socket_path))
+            with contextlib.suppress(OSError):
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+            assert is_hung_up(connection)
+
     with unmoved(crew):
         for program in listeners(crew):
+            before = len(program.logged("control "))
+            for data in CONTROL:
+                say(program, data)
             for _ in range(ROUNDS):
-                with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
-                    connection.settimeout(10)
-                    connection.connect(str(program.socket_path))
-                    connection.sendall(noise.randbytes(noise.randrange(1, 200_000)))
-                    connection.shutdown(socket.SHUT_WR)
-                    assert is_hung_up(connection)
+                say(program, noise.randbytes(noise.randrange(1, 200_000)))
+            program.wait_logged("control ", more_than=before + len(CONTROL) + ROUNDS - 1)
             assert program.call("version")
 
 
-def test_garbage_on_the_pages_port(crew: Crew) -> None:
+HTTP = [
+    b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000 + b"\r\n\r\n",
+    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n",
+    b"POST /tus/ HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+    b"PATCH /tus/x HTTP/1.1\r\nHost: 127.0.0.1\r\nUpload-Offset: 1\r\nContent-Length: 5\r\n\r\nab",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHo",
+    b"\x16\x03\x01",
+]
+# Nothing is wrong with these but that nobody here has a use for them.
+HTTP_UNWANTED = [
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    b"GET /../../etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+]
+
+
+def test_garbage_on_the_http_ports(crew: Crew) -> None:
     noise = random.Random(10)
-    address = crew.tracker.ready["http"]
-    pieces = [
-        b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 200_000 + b"\r\n\r\n",
-        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
-        b"\x16\x03\x01",
-    ]
+
+    def one(program: Program) -> None:
+        for data in (*HTTP, *HTTP_UNWANTED, noise.randbytes(2000)):
+            talk(program.ready["http"], data)
+
+    for program in http_listeners(crew):
+        one(program)
     with unmoved(crew):
-        for number in range(ROUNDS):
-            with socket.create_connection(parse_address(address), 10) as connection, contextlib.suppress(OSError):
-                connection.sendall(pieces[number % len(pieces)] if number % 2 else noise.randbytes(2000))
-                connection.shutdown(socket.SHUT_WR)
-                is_hung_up(connection, 10)
-        assert crew.tracker.call("version")
+        for program in http_listeners(crew):
+            before = len(program.logged("http client refused"))
+            for _ in range(ROUNDS // 10):
+                one(program)
+            program.wait_logged("http client refused", more_than=before + ROUNDS // 10 * (len(HTTP) + 1) - 1)
+            assert program.call("version")
+            assert "Traceback" not in program.log_path.read_text("utf-8", "replace")
 
 
 def test_more_strangers_than_there_is_room_for_do_not_push_out_members(swarm: Swarm) -> None:
