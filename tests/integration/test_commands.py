@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from support.crew import Crew, files_of, progress_of_put, put, wait_stored
+from support.crew import Crew, files_of, progress_of_put, put, share, wait_stored
 from support.files import MIB, same_bytes, tag_by_hand
 from support.processes import Swarm, ended, wait_until
+from support.terminal import on_a_terminal
 
 VERBS_THAT_PRINT = [
     ("status",),
@@ -132,17 +134,31 @@ def test_ctrl_c_of_a_waiting_put_leaves_the_job_running_and_says_so(swarm: Swarm
     assert same_bytes(crew.object_of(tag_by_hand(file)), file)
 
 
-def test_progress_is_plain_lines_when_stderr_is_no_terminal(swarm: Swarm) -> None:
+def test_progress_is_plain_lines_when_stderr_is_no_terminal_and_bars_on_one(swarm: Swarm) -> None:
     crew = Crew.of(swarm, daemons=2, up_bytes_per_second="2M")
     uploader, helper = crew.daemons
-    file = crew.file("told.bin", 12 * MIB)
-    helper.call("share", paths=[str(file)])
-    done = uploader.upswarm("put", file)
+    files = [crew.file(f"{word}.bin", 12 * MIB, seed) for seed, word in enumerate(("told", "drawn"))]
+    for file in files:
+        share(helper, file)
+    done = uploader.upswarm("put", files[0])
     assert "\x1b" not in done.stderr and "\r" not in done.stderr
-    assert helper.node[:4] in done.stderr, "how much each helper pushed"
-    assert "/s" in done.stderr and "MiB" in done.stderr, "bytes done and rate"
+    moving = [line for line in done.stderr.splitlines() if " left | " in line]
+    # Bytes done, rate, time left, and how much each of the two pushed.
+    told = r"told\.bin: sending.*, [0-9.]+ MiB of 12\.0 MiB \([0-9]+ %\), [0-9.]+ [kM]B/s, [0-9.]+ m?s left \| "
+    assert moving and all(re.match(told, line) for line in moving if "sending" in line), done.stderr
+    both = [line for line in moving if f"{uploader.node[:8]} " in line and f"{helper.node[:8]} " in line]
+    assert both, done.stderr
     # The data alone on stdout.
-    assert len(done.stdout.splitlines()) == 1 and tag_by_hand(file) in done.stdout
+    assert len(done.stdout.splitlines()) == 1 and tag_by_hand(files[0]) in done.stdout
+
+    seen = on_a_terminal(uploader, "put", files[1], columns=160)
+    assert tag_by_hand(files[1]) in seen
+    # Each time it is drawn anew, from the first line on; escapes aside.
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    assert re.search(r"[0-9]+ %  [0-9.]+ MiB of 12\.0 MiB  [0-9.]+ [kM]B/s  [0-9.]+ m?s left  sending", drawn), drawn
+    for node in (uploader.node, helper.node):
+        assert re.search(rf"{node[:8]}  [0-9.]+ MiB  [0-9]+ %", drawn), drawn
+    assert "\x1b[" in seen and ("\x1b[1A" in seen or "\x1b[2A" in seen), "it is drawn over itself"
 
 
 def test_pause_holds_everything_and_resume_goes_on(swarm: Swarm) -> None:

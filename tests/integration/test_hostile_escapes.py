@@ -7,13 +7,7 @@ it is tried here, too.
 
 from __future__ import annotations
 
-import codecs
 import os
-import pty
-import select
-import subprocess
-import sys
-import time
 import unicodedata
 from collections import deque
 from collections.abc import Iterator
@@ -29,6 +23,7 @@ from support.crew import Crew, put, share, wait_connected
 from support.false_storage import FalseStorage
 from support.processes import Program, Swarm, wait_until
 from support.strangers import keyring_of
+from support.terminal import on_a_terminal
 
 from protocol import messages as m
 from protocol.ids import Tag
@@ -39,7 +34,6 @@ EVIL = (
     "\u202e\u2066\u200f\u200b\ufeff\u2028\u2029\x7f\b\r\n\tz"
 )
 AT_ONCE = 4
-TERMINAL_SECONDS_MAX = 60.0
 NOWHERE = f"{EVIL}-nowhere"
 # What our own drawing on a terminal never has in it, whatever stands around it.
 FOREIGN = ("\x1b]", "\x1b[2Jz", "UFdO\x07", "\x07", "\x9b", "\x9d", "\x90", "\u202e", "\u2066", "\u2028", "\x7f", "\b")
@@ -195,33 +189,6 @@ def test_in_json_too_and_the_name_is_what_it_was(stage: Stage) -> None:
     assert not flaws(rows.stdout) and any(row["name"] == EVIL for row in rows.json["files"])
     failed = stage.daemon.upswarm("get", NOWHERE, "--json", check=False)
     assert not flaws(failed.stdout) and failed.json["error"]["exit_code"] == failed.exit_code
-
-
-def on_a_terminal(program: Program, *arguments: str | Path, screens: int | None = None) -> str:
-    """Return what a terminal gets of a command: until its end, or until it was painted ``screens`` times."""
-    ours, theirs = pty.openpty()
-    environment = {key: value for key, value in program.swarm.environment.items() if key not in ("NO_COLOR", "COLUMNS")}
-    command = [sys.executable, "-P", "-m", "upswarm", "--home", str(program.home), *map(str, arguments)]
-    process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | {"TERM": "xterm-256color"}
-    )
-    os.close(theirs)
-    data, deadline = bytearray(), time.monotonic() + TERMINAL_SECONDS_MAX
-    try:
-        while screens is None or data.count(b"\x1b[H") <= screens:
-            left = deadline - time.monotonic()
-            assert left > 0, data
-            if select.select([ours], [], [], left)[0]:
-                try:
-                    data += os.read(ours, 65536)
-                except OSError:
-                    break  # Linux's word for: nobody has it open any more
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    # Strictly, but for a character that was cut off with the process.
-    return codecs.getincrementaldecoder("utf-8")().decode(bytes(data))
 
 
 def test_bars_and_screens_on_a_terminal_carry_none_of_it(stage: Stage) -> None:
