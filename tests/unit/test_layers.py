@@ -79,6 +79,7 @@ def test_protocol_needs_nothing_but_msgpack_and_knows_no_outside() -> None:
         "collections",
         "dataclasses",
         "enum",
+        "functools",
         "hashlib",
         "itertools",
         "re",
