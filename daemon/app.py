@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
 
 import structlog
 import trio
@@ -23,26 +21,24 @@ from daemon.desk import Desk
 from daemon.direct import DirectParts, OpenWeb
 from daemon.events import Events
 from daemon.fetching import Fetching
-from daemon.getrecord import Get
 from daemon.gets import Gets
 from daemon.holders import Holders
 from daemon.lan import Lan
 from daemon.library import Library
 from daemon.neighbours import Neighbours
 from daemon.orders import Orders
-from daemon.putrecord import Put
 from daemon.puts import Puts
 from daemon.reading import Reading
 from daemon.records import open_records
 from daemon.relays import Relays
 from daemon.settings import SettingsKeeper
-from daemon.statistics import DaemonStatistics, PeerStatistics
+from daemon.statistics import DaemonStatistics, PeerStatistics, recent
 from daemon.telling import Tell, tell_hooks
 from daemon.timetable import Caps
 from daemon.watching import Observe, Watching
 from exchange.engine import Engine
 from protocol import messages as m
-from protocol.errors import ConfigError, StorageError
+from protocol.errors import ConfigError
 from protocol.ids import Role, Tag, parse_address
 from runtime.discovery import Announcement, Discovery, ZeroconfDiscovery
 from runtime.heartbeat import BeatStatus, TrackerLink
@@ -55,18 +51,16 @@ from runtime.links import Links, shorten
 from runtime.logs import setup_logs
 from runtime.memory import nothing_is_garbage
 from runtime.observing import observe
-from runtime.places import folder_trouble
+from runtime.places import lock_folder
 from runtime.real import real_runtime
-from runtime.seam import Database, File, Runtime, Web
-from runtime.serving import Life, changed_settings, serve_until_signal
+from runtime.seam import Database, Runtime, Web
+from runtime.serving import Life, changed_settings, run_until_signal
 from runtime.threads import with_threads
 
 log = structlog.get_logger()
 
 # The one who told us to leave gets an answer before the control socket goes.
 LAST_ANSWER_SECONDS = 0.5
-ENDED_SHOWN_MAX = 20
-TIMETABLE_SECONDS_MAX = 60.0
 # Holdings written into the inventory in one go, a few milliseconds.
 HOLDINGS_BATCH = 512
 # What changes while we run (SIGHUP); everything else was built upon.
@@ -80,8 +74,6 @@ RELOADED = (
     "lend",
     "log_level",
 )
-
-J = TypeVar("J", Put, Get)
 
 
 class Daemon:
@@ -193,7 +185,7 @@ class Daemon:
                 parts.start_soon(self.watching.run, name="watched folders")
                 if self._tell_hooks is not None:
                     parts.start_soon(tell_hooks, self.events, self._tell_hooks, name="hooks")
-                parts.start_soon(self._follow_timetable, name="timetable")
+                parts.start_soon(self.settings.follow_timetable, self.runtime.clock, self._apply_caps, name="timetable")
                 if self._discovery is not None:
                     own = Announcement(self.swarm, self.node, Role.PEER, self.links.addresses)
                     parts.start_soon(self.lan.run, self._discovery, own, self.tracker_link, name="discovery")
@@ -296,8 +288,8 @@ class Daemon:
             partial_files=len(self.library.partials()),
             orders_carried_out=self.orders.carried_out,
             orders_refused=self.orders.refused,
-            puts=tuple(put.progress(now) for put in _recent(self.puts.all())),
-            gets=tuple(get.progress(now) for get in _recent(self.gets.all())),
+            puts=tuple(put.progress(now) for put in recent(self.puts.all())),
+            gets=tuple(get.progress(now) for get in recent(self.gets.all())),
         )
 
     # --- what comes ---
@@ -309,18 +301,6 @@ class Daemon:
             if number % HOLDINGS_BATCH == 0:
                 await trio.lowlevel.checkpoint()
         await self.tracker_link.run()
-
-    async def _follow_timetable(self) -> None:
-        before = self.caps
-        while True:
-            wait = self.settings.seconds_to_next(self.runtime.clock.wall())
-            # Looked at every minute all the same: clocks are set, and summer begins.
-            await trio.sleep(TIMETABLE_SECONDS_MAX if wait is None else min(wait, TIMETABLE_SECONDS_MAX))
-            caps = self.caps
-            if caps != before:
-                log.info("caps by the timetable", up=caps.up, down=caps.down, help=caps.help)
-                self._apply_caps(caps)
-                before = caps
 
     def _told_by_tracker(self, message: m.Message) -> None:
         if isinstance(message, m.Order | m.RelayOrder):
@@ -389,7 +369,9 @@ async def opened(
             f"{config.places.identity}: this node joined as {keyring.credentials.role};"
             " run upswarm join with an invite for --role peer"
         )
-    lock = await runtime.run_sync(_lock, runtime, config.places.state)
+    taken = "already running: a daemon works on it; stop that one, or give another --home"
+    advice = "give --home a folder we may write to"
+    lock = await runtime.run_sync(lock_folder, runtime.disk, config.places.state, taken, advice)
     try:
         database = await open_records(runtime, config.places.state)
         try:
@@ -415,23 +397,6 @@ async def opened(
                 await database.aclose()
     finally:
         lock.close()
-
-
-def _lock(runtime: Runtime, folder: Path) -> File:
-    try:
-        runtime.disk.make_folder(folder)
-        lock = runtime.disk.lock(folder / "lock")
-    except (OSError, StorageError) as error:
-        raise folder_trouble(folder, error, "give --home a folder we may write to") from error
-    if lock is None:
-        raise ConfigError(f"{folder}: already running: a daemon works on it; stop that one, or give another --home")
-    return lock
-
-
-def _recent(jobs: list[J]) -> list[J]:
-    """Return the jobs that have not ended, and the last ones that have."""
-    ended = [job for job in jobs if job.state.final]
-    return ended[-ENDED_SHOWN_MAX:] + [job for job in jobs if not job.state.final]
 
 
 async def serve(config: DaemonConfig, runtime: Runtime, life: Life[DaemonConfig]) -> None:
@@ -465,23 +430,8 @@ async def _open_web() -> AsyncIterator[Web]:
 def main(config: DaemonConfig, read: Callable[[], DaemonConfig] | None = None) -> int:
     """Run the peer daemon in the foreground; return the exit code. ``read`` reads the settings again (SIGHUP)."""
     setup_logs(config.log_level)
-    code = 0
-    try:
-        trio.run(serve_until_signal, partial(serve, config, with_threads(real_runtime())), read)
-    except* ConfigError as group:
-        code = _tell(group, "cannot start", ConfigError.exit_code)
-    except* StorageError as group:
-        code = _tell(group, "disk failed; ending, what was promised is safe", 1)
-    return code
-
-
-def _tell(group: BaseExceptionGroup[Any], event: str, code: int) -> int:
-    for error in _leaves(group):
-        log.critical(event, reason=str(error), kind=type(error).__name__)
-    return code
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
+    return run_until_signal(
+        partial(serve, config, with_threads(real_runtime())),
+        read,
+        broken="disk failed; ending, what was promised is safe",
+    )

@@ -6,16 +6,22 @@ Kept in the daemon's database; a key that is not there means: as configured.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import structlog
+import trio
+
 from daemon.config import DaemonConfig
 from daemon.timetable import Caps, Timetable
 from protocol.errors import CommandError
-from runtime.seam import Database
+from runtime.seam import Clock, Database
 
+log = structlog.get_logger()
+
+TIMETABLE_SECONDS_MAX = 60.0
 KEYS = ("up", "down", "help", "paused", "timetable", "idle")
 
 
@@ -73,6 +79,19 @@ class SettingsKeeper:
     def seconds_to_next(self, wall: float) -> float | None:
         """Return in how many seconds the timetable has its next entry; None when there is none."""
         return self._parsed.seconds_to_next(_second_of_week(wall))
+
+    async def follow_timetable(self, clock: Clock, apply: Callable[[Caps], None]) -> None:
+        """Call ``apply`` whenever the timetable has come to say something else, until cancelled."""
+        before = self.caps_at(clock.wall())
+        while True:
+            wait = self.seconds_to_next(clock.wall())
+            # Looked at every minute all the same: clocks are set, and summer begins.
+            await trio.sleep(TIMETABLE_SECONDS_MAX if wait is None else min(wait, TIMETABLE_SECONDS_MAX))
+            caps = self.caps_at(clock.wall())
+            if caps != before:
+                log.info("caps by the timetable", up=caps.up, down=caps.down, help=caps.help)
+                apply(caps)
+                before = caps
 
     async def change(self, **changed: float | bool | str | None) -> Settings:
         """Change ``up``, ``down``, ``help``, ``paused``, ``timetable`` or ``idle``; durable when this returns."""

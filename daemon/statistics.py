@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from daemon.getrecord import Get
+from daemon.putrecord import Put
 from daemon.timetable import Caps
 from exchange.engine import EngineStatistics
 from protocol.ids import NodeId, Role
@@ -14,6 +16,15 @@ from runtime.link import Link
 
 # A put that failed or was given up holds nobody back from leaving.
 ENDED = ("stored", "failed", "cancelled")
+ENDED_SHOWN_MAX = 20
+
+J = TypeVar("J", Put, Get)
+
+
+def recent(jobs: list[J]) -> list[J]:
+    """Return the last jobs that have ended, and all that have not."""
+    ended = [job for job in jobs if job.state.final]
+    return ended[-ENDED_SHOWN_MAX:] + [job for job in jobs if not job.state.final]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,13 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from protocol.errors import ConfigError, StorageBroken, StorageError, StorageFull
+
+if TYPE_CHECKING:
+    # The command line reads this module, and starts without trio.
+    from runtime.seam import Disk, File
 
 Program = Literal["daemon", "storage", "tracker"]
 PROGRAMS: tuple[Program, ...] = ("daemon", "storage", "tracker")
@@ -99,3 +103,20 @@ def folder_trouble(folder: Path, error: OSError | StorageError, advice: str) -> 
     if isinstance(cause, OSError) and cause.errno != errno.EIO:
         return ConfigError(f"{folder}: cannot be used ({error}); {advice}")
     return error if isinstance(error, StorageError) else StorageBroken(f"{folder}: {error}")
+
+
+def lock_folder(disk: Disk, folder: Path, taken: str, advice: str) -> File:
+    """Make ``folder`` if it is missing, and take it for this process; whoever closes the lock gives it back.
+
+    Raises:
+        ConfigError: another process has it (``taken`` says what that means), or as ``folder_trouble``.
+        StorageError: the disk failed, or is full.
+    """
+    try:
+        disk.make_folder(folder)
+        lock = disk.lock(folder / "lock")
+    except (OSError, StorageError) as error:
+        raise folder_trouble(folder, error, advice) from error
+    if lock is None:
+        raise ConfigError(f"{folder}: {taken}")
+    return lock

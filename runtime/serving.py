@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 import trio
 
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, StorageError
 from runtime.notify import ServiceManager
 
 log = structlog.get_logger()
@@ -62,6 +62,21 @@ class Life(Generic[C]):
                 log.warning("settings that change with a restart only", settings=list(restart))
         finally:
             self._manager.ready()
+
+
+def run_until_signal(serve: Callable[[Life[C]], Awaitable[None]], read: Read[C] | None, *, broken: str) -> int:
+    """Run a program in the foreground, as ``serve_until_signal``; return its exit code.
+
+    0; 2 when a setting is wrong; 1 when the disk failed, of which the log says ``broken``.
+    """
+    code = 0
+    try:
+        trio.run(serve_until_signal, serve, read)
+    except* ConfigError as group:
+        code = _tell(group, "cannot start", ConfigError.exit_code)
+    except* StorageError as group:
+        code = _tell(group, broken, 1)
+    return code
 
 
 async def serve_until_signal(
@@ -107,6 +122,18 @@ def changed_settings(before: Any, after: Any, without: Sequence[str] = ()) -> li
     """Return the names of the fields in which two settings of one kind differ."""
     names = [field.name for field in dataclasses.fields(before) if field.name not in without]
     return [name for name in names if getattr(before, name) != getattr(after, name)]
+
+
+def _tell(group: BaseExceptionGroup[Any], event: str, code: int) -> int:
+    for error in _leaves(group):
+        log.critical(event, reason=str(error), kind=type(error).__name__)
+    return code
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
 
 
 def _print(line: str) -> None:

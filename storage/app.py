@@ -12,14 +12,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from exchange.engine import Engine
 from protocol import messages as m
-from protocol.errors import ConfigError, NotFound, StorageError
+from protocol.errors import ConfigError, NotFound
 from protocol.ids import NodeId, Role, Tag, parse_address
 from protocol.limits import JOB_MAPS
 from runtime.discovery import Announcement, Discovery, LanNode, ZeroconfDiscovery, introduce_tracker
@@ -29,10 +29,10 @@ from runtime.keyring import Keyring, KeyringKeeper, load_keyring
 from runtime.link import Link
 from runtime.links import Links, shorten
 from runtime.logs import setup_logs
-from runtime.places import folder_trouble
+from runtime.places import lock_folder
 from runtime.real import real_runtime
-from runtime.seam import Database, File, Runtime
-from runtime.serving import Life, changed_settings, serve_until_signal
+from runtime.seam import Database, Runtime
+from runtime.serving import Life, changed_settings, run_until_signal
 from runtime.threads import with_threads
 from storage.adopting import Adopter
 from storage.backends.base import Backend
@@ -374,7 +374,9 @@ async def opened(
         )
     folder = config.data_folder
     spool = folder / "spool"
-    lock = await runtime.run_sync(_lock, runtime, folder)
+    taken = "another storage node is running on it; stop that one, or give another --data"
+    advice = "give --data a folder we may write to"
+    lock = await runtime.run_sync(lock_folder, runtime.disk, folder, taken, advice)
     try:
         await keep_to_backend(config, runtime)
         ledger, owner = await chosen_ledger(config, runtime, keyring.credentials.node, open_shared)
@@ -395,17 +397,6 @@ async def opened(
                 await ledger.aclose()
     finally:
         lock.close()
-
-
-def _lock(runtime: Runtime, folder: Path) -> File:
-    try:
-        runtime.disk.make_folder(folder)
-        lock = runtime.disk.lock(folder / "lock")
-    except (OSError, StorageError) as error:
-        raise folder_trouble(folder, error, "give --data a folder we may write to") from error
-    if lock is None:
-        raise ConfigError(f"{folder}: another storage node is running on it; stop that one, or give another --data")
-    return lock
 
 
 async def serve(config: StorageConfig, runtime: Runtime, life: Life[StorageConfig]) -> None:
@@ -465,23 +456,8 @@ def _open_shared(config: StorageConfig, runtime: Runtime) -> OpenShared | None:
 def main(config: StorageConfig, read: Callable[[], StorageConfig] | None = None) -> int:
     """Run the storage node in the foreground; return the exit code. ``read`` reads the settings again (SIGHUP)."""
     setup_logs(config.log_level)
-    code = 0
-    try:
-        trio.run(serve_until_signal, partial(serve, config, with_threads(real_runtime())), read)
-    except* ConfigError as group:
-        code = _tell(group, "cannot start", ConfigError.exit_code)
-    except* StorageError as group:
-        code = _tell(group, "storage failed; ending, what was acknowledged is safe", 1)
-    return code
-
-
-def _tell(group: BaseExceptionGroup[Any], event: str, code: int) -> int:
-    for error in _leaves(group):
-        log.critical(event, reason=str(error), kind=type(error).__name__)
-    return code
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
+    return run_until_signal(
+        partial(serve, config, with_threads(real_runtime())),
+        read,
+        broken="storage failed; ending, what was acknowledged is safe",
+    )
