@@ -57,6 +57,8 @@ class Crowd:
         while self._moved:
             moved, self._moved = self._moved, {}
             for put in moved:
+                if put not in self._waiting:
+                    continue  # it moved again while others were told of, and its end was seen then
                 ended = put.state.final or (self._until == "safe" and put.safe)
                 if ended:
                     del self._waiting[put]

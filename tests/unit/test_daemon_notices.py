@@ -126,3 +126,20 @@ async def test_a_caller_who_leaves_is_told_no_more(autojump_clock: MockClock) ->
         watching.cancel_scope.cancel()
     move(puts, PutState.STORED)
     assert not heard.said and not any(put.listeners for put in puts)
+
+
+async def test_a_put_that_moves_while_others_are_told_of_is_told_of_once(autojump_clock: MockClock) -> None:
+    heard, puts = Heard(), some_puts(40)
+
+    async def notify(method: str, params: dict[str, Any]) -> None:
+        await heard.notify(method, params)
+        if params["id"] == puts[0].id:
+            # The last one's move was noticed already, and is looked at after this.
+            move(puts[-1:], PutState.STORED)
+
+    async with trio.open_nursery() as watching:
+        watching.start_soon(Crowd(puts, "stored", notify).watch)
+        await trio.testing.wait_all_tasks_blocked()
+        move(puts[:-1], PutState.STORED)
+        move(puts[-1:], PutState.SENDING)
+    assert sorted(name for _, name, _ in heard.said) == sorted(put.id for put in puts)
