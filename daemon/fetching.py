@@ -110,7 +110,6 @@ class _Fetch:
         self._manifest = manifest
         self._spool = spool
         self._save = save
-        self._bytes_before = 0
         self._trouble: CommandError | None = None
         self._asked_at: dict[NodeId, float] = {}
         self._dialling: set[NodeId] = set()

@@ -73,7 +73,6 @@ class Relays:
         nearby: Callable[[], list[NodeAddress]],
         may_lend: Callable[[], bool],
     ) -> None:
-        self.relayed_bytes = 0
         self._runtime = runtime
         self._library = library
         self._engine = engine
@@ -187,7 +186,6 @@ class Relays:
         tag = relay.tag
 
         def on_verified(chunk: int, makers: Mapping[NodeId, int]) -> None:
-            self.relayed_bytes += manifest.layout.bytes_of(chunk)
             self._library.grow_partial(tag, chunk)
             if self._engine.is_offered(relay.storage.peer.node, tag):
                 self._engine.gained(tag, (chunk,))

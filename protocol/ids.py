@@ -20,7 +20,6 @@ from protocol.limits import CHUNKS_MAX, DIGEST_BYTES
 
 NodeId = NewType("NodeId", str)
 
-NODE_ID_CHARACTERS = 52
 # A node speaks of the same few all the time, in most of what it says, and base32 takes 5 µs. Bounded: strangers could
 # name others.
 _NODES_REMEMBERED = 4096

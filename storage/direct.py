@@ -55,10 +55,9 @@ class _Job:
 
 
 class Direct:
-    """Of all jobs. ``strike(node)``: it said what is not so. ``put_bytes``: what helpers have put so far."""
+    """Of all jobs. ``strike(node)``: it said what is not so."""
 
     def __init__(self, runtime: Runtime, strike: Callable[[NodeId], None]) -> None:
-        self.put_bytes = 0
         self._runtime = runtime
         self._strike = strike
         self._jobs: dict[Tag, _Job] = {}
@@ -202,7 +201,6 @@ class Direct:
             return
         size_bytes = entry.job.manifest.layout.bytes_of(chunk)
         makers = {} if maker is None else {maker: size_bytes}
-        self.put_bytes += size_bytes
         entry.makers.note(chunk, makers)
         parts.arrived(chunk, words[chunk])
         if chunk not in entry.job.durable:

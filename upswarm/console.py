@@ -26,7 +26,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_UNFINISHED = 7
 EXIT_INTERRUPTED = 130
 

@@ -71,7 +71,6 @@ class PickerMachine(RuleBasedStateMachine):
         self.ever_wrong = False
         self.doubted: dict[NodeId, list[int]] = {}  # node -> [times, needed]
         self.strikes: dict[NodeId, int] = {}
-        self.wasted_by_lies = 0
 
     # --- what the model says ---
 
@@ -188,7 +187,6 @@ class PickerMachine(RuleBasedStateMachine):
             return
         self.ever_wrong = True
         self.once_wrong.add(chunk)
-        self.wasted_by_lies += 1
         makers = self.picker.wrong(chunk)
         for node in makers:
             times, needed = self.doubted.get(node, [0, 0])

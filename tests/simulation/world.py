@@ -16,7 +16,7 @@ import hashlib
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,6 @@ class Run:
     trace: str = ""
     seconds: float = 0.0
     steps: int = 0
-    noted: dict[str, Any] = field(default_factory=dict)  # by stories
 
 
 @functools.lru_cache(maxsize=16)

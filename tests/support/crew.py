@@ -147,11 +147,6 @@ def wait_stored(storage: Program, tag: str, seconds: float = PUT_SECONDS_MAX) ->
     )
 
 
-def event_names(daemon: Program) -> list[str]:
-    """Return the events a daemon tells of, oldest first."""
-    return [event["event"] for event in events(daemon)]
-
-
 def events(daemon: Program) -> list[dict[str, Any]]:
     """Return what ``events`` tells, without waiting."""
     told: list[dict[str, Any]] = []

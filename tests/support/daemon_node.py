@@ -45,9 +45,6 @@ class World:
         self.lan: MemoryLan | None = None
         self._starts = 0
 
-    def storage_address(self) -> NodeAddress:
-        return self.site.address
-
     @asynccontextmanager
     async def daemon(self, name: str = "anna", **settings: Any) -> AsyncIterator[Daemon]:
         """Run the daemon called ``name`` while the block lasts; then it is stopped. Its state stays."""

@@ -15,7 +15,6 @@ from protocol.ids import NodeId, Role, Tag
 from protocol.jobmap import ChunkState, code_of, encode_runs
 from protocol.messages import JobMap, JobState, Pushed
 from support.pairs import node, some_tag
-from tracker.flow import BIN_SECONDS
 from tracker.index.base import Patience
 from tracker.index.memory import MemoryIndex
 from tracker.journal import Journal
@@ -165,4 +164,3 @@ class PageWorld:
 
 
 PATHS = ("/", f"/jobs/{FILM}", f"/nodes/{ADA}", f"/files/{FILM}", "/nodes", "/files")
-BIN = int(BIN_SECONDS)

@@ -18,10 +18,6 @@ from upswarm.programs import load_program_config
 Capture = pytest.CaptureFixture[str]
 
 
-class Started(Exception):
-    """Carries the settings a program was started with."""
-
-
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Start nothing; remember with which settings it would have been."""

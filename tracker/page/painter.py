@@ -19,8 +19,6 @@ from tracker.page.picture import Picture, Pieces
 from tracker.page.words import make_environment
 from tracker.sight import Sight
 
-VIEWS = ("overview", "job", "node", "file")
-
 
 class Painter:
     """Paints views, and whole pages around them."""
@@ -32,7 +30,8 @@ class Painter:
         self._parts: Any = self._environment.get_template("parts.html").module
 
     async def picture(self, view: str, what: str) -> Picture | None:
-        """Return one of VIEWS; ``what``: a tag, a node id, or nothing. None: there is no such thing."""
+        """Return a view: overview, job, node or file. ``what``: a tag, a node id, or nothing. None: there is no such
+        thing."""
         if view == "overview":
             return self.overview(await self._sight.overview(), self._sight.history())
         if view == "node":
