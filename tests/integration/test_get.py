@@ -57,19 +57,28 @@ def test_a_file_comes_from_several_holders_at_once(swarm: Swarm) -> None:
     assert crew.storage.node in result["from"] and same_bytes(crew.folder / "more.copy", file)
 
 
-def test_a_file_comes_while_it_is_still_going_up(swarm: Swarm) -> None:
-    crew = Crew.of(swarm, daemons=2, up_bytes_per_second="3M")
-    uploader, getter = crew.daemons
-    file = crew.file("early.bin", 24 * MIB)
-    uploading = uploader.begin("put", file, "--json")
-    wait_until(lambda: crew.storage.counter("received_bytes") > 2 * MIB, "the upload has begun")
-    getting = getter.begin("get", tag_by_hand(file), "-o", crew.folder / "early.copy", "--json")
-    wait_until(lambda: getter.counter("received_bytes") > 2 * MIB, "the download has begun")
+def test_a_file_comes_by_tag_name_and_link_while_it_is_still_going_up(swarm: Swarm) -> None:
+    # They help little, and take their part of its line: the upload lasts seven seconds at least.
+    crew = Crew.of(swarm, daemons=4, up_bytes_per_second="3M", help_bytes_per_second="100k")
+    uploader, *getters = crew.daemons
+    file = crew.file("early.bin", 20 * MIB)
+    tag = tag_by_hand(file)
+    uploading = uploader.begin("put", file, "--name", "films/early", "--json")
+    wait_until(lambda: crew.storage.counter("received_bytes") > MIB, "the upload has begun")
+    ways = (tag, "films/early", f"upswarm:{tag}?name=films%2Fearly&size={file.stat().st_size}")
+    copies = [crew.folder / f"early-{number}" for number in range(len(ways))]
+    getting = [
+        getter.begin("get", what, "-o", copy, "--json")
+        for getter, what, copy in zip(getters, ways, copies, strict=True)
+    ]
+    for getter in getters:
+        wait_until(lambda getter=getter: getter.counter("received_bytes") > MIB, f"the download to {getter} has begun")
     assert uploading.running, "while the upload goes on"
-    done = getting.wait()
-    assert done.exit_code == 0, done
-    assert same_bytes(crew.folder / "early.copy", file)
-    assert uploading.wait().exit_code == 0
+    for command, copy in zip(getting, copies, strict=True):
+        done = command.wait()
+        assert done.exit_code == 0 and same_bytes(copy, file), done
+    done = uploading.wait()
+    assert done.exit_code == 0 and done.json["link"] == ways[2]
 
 
 def test_a_killed_getter_goes_on_where_it_was(swarm: Swarm) -> None:
