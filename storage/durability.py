@@ -33,7 +33,8 @@ SYNCS_MAX = 8
 Groups = dict[LiveJob, dict[int, dict[NodeId, int]]]
 
 
-def _sums(pending: Mapping[int, Mapping[NodeId, int]]) -> dict[NodeId, int]:
+def given(pending: Mapping[int, Mapping[NodeId, int]]) -> dict[NodeId, int]:
+    """Return how many bytes each sender gave for these chunks in all."""
     total: dict[NodeId, int] = {}
     for makers in pending.values():
         for node, count in makers.items():
@@ -44,7 +45,7 @@ def _sums(pending: Mapping[int, Mapping[NodeId, int]]) -> dict[NodeId, int]:
 def _with(entry: LiveJob, pending: Mapping[int, Mapping[NodeId, int]]) -> Acknowledgement:
     job = entry.job
     durable = job.durable | Bitmap.of(job.durable.length, pending)
-    pushed = {node: job.pushed.get(node, 0) + count for node, count in _sums(pending).items()}
+    pushed = {node: job.pushed.get(node, 0) + count for node, count in given(pending).items()}
     apart = entry.parts.begun.apart & durable if entry.parts is not None else None
     return Acknowledgement(tag=job.tag, durable=durable, pushed=pushed, apart=apart)
 
@@ -97,7 +98,7 @@ class Durability:
         groups = await self._write(groups)
         for entry, pending in groups.items():
             if entry.working:
-                entry.job.acknowledge(pending, _sums(pending))
+                entry.job.acknowledge(pending, given(pending))
                 entry.moved_at = self._runtime.clock.wall()
                 self._acknowledged(entry, sorted(pending))
 

@@ -90,6 +90,8 @@ class Intake:
             StorageFull: no room; nothing has changed.
         """
         tag = manifest.tag
+        resting = self._shelf.resting.get(tag)
+        at_once = self._at_once(manifest) and (resting is None or not resting.job.durable)
         spool = await self._open_spool(manifest)
         try:
             await self._ledger.open_job(manifest, node, names, self._runtime.clock.wall())
@@ -98,12 +100,16 @@ class Intake:
             if tag not in self._shelf.resting:
                 await self.remove_spool(tag)
             raise
-        job = self._shelf.resting[tag].job if tag in self._shelf.resting else Job(manifest)
+        job = resting.job if resting is not None else Job(manifest)
         # The desk took another size only if it can be true: what is durable is right by both.
         job.manifest = manifest
         for name in names:
             job.claim(node, name)
-        return self._begin(job, spool, begun=await self._begun(job, job.durable))
+        return self._begin(job, spool, begun=await self._begun(job, job.durable), at_once=at_once)
+
+    def _at_once(self, manifest: Manifest) -> bool:
+        """Whether a file is acknowledged by being stored (passage.py): one chunk, and a backend that is near."""
+        return self._parts is None and manifest.tag.chunks == 1
 
     async def resume(self, job: Job, *, ours: bool = True) -> None:
         """Go on with an open job, of a process before or of another node. One that has no room any more fails. The
@@ -178,7 +184,15 @@ class Intake:
         """Abort what the store has of a job that nobody is to go on with. The caller has its turn."""
         await self._passage.forget_upload(tag)
 
-    def _begin(self, job: Job, spool: Spool, audience: Iterable[Link] = (), begun: Begun | None = None) -> LiveJob:
+    def _begin(
+        self,
+        job: Job,
+        spool: Spool,
+        audience: Iterable[Link] = (),
+        begun: Begun | None = None,
+        *,
+        at_once: bool = False,
+    ) -> LiveJob:
         assert job.tag not in self._shelf.live
         wall = self._runtime.clock.wall()
         held: list[LiveJob] = []
@@ -186,7 +200,9 @@ class Intake:
         def on_verified(chunk: int, makers: Mapping[NodeId, int]) -> None:
             entry = held[0]
             entry.makers.note(chunk, makers)
-            if entry.parts is None or not entry.parts.policy.remote:
+            if entry.at_once:
+                entry.pending[chunk] = dict(makers)
+            elif entry.parts is None or not entry.parts.policy.remote:
                 self._passage.durability.note(entry, chunk, makers)
             if entry.parts is not None:
                 entry.parts.verified(chunk, makers)
@@ -200,6 +216,7 @@ class Intake:
             moved_at=wall,
             makers=Makers(job.durable.length),
             audience=dict.fromkeys(audience),
+            at_once=at_once,
         )
         held.append(entry)
         if begun is not None:
@@ -210,7 +227,11 @@ class Intake:
             entry.all_durable.set()
         self._shelf.put_live(entry)
         self._passage.begin(entry)
-        self._reporter.turned(entry)
+        if at_once:
+            # Mostly it has ended by the time this is told.
+            self._reporter.moved(entry)
+        else:
+            self._reporter.turned(entry)
         log.info("job open", tag=str(job.tag), size_bytes=job.manifest.size_bytes, chunks_stored=len(job.durable))
         return entry
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from protocol.bitmap import Bitmap
 from protocol.errors import LocalProtocolError
@@ -38,6 +39,7 @@ LIVE = frozenset((JobState.OPEN, JobState.COMMITTING))
 CLAIMS_MAX = PUSHED_NODES_MAX
 # The same bytes under so many names at once; further ones are proposed again when the job has ended.
 NAMES_PER_CLAIM_MAX = 64
+NOTHING: Mapping[NodeId, int] = MappingProxyType({})
 
 
 def bytes_in(layout: Layout, chunks: Bitmap) -> int:
@@ -115,14 +117,16 @@ class Job:
         """Verified and durable bytes by who delivered them."""
         return self._pushed
 
-    def proven(self, node: NodeId) -> bool:
-        """Whether ``node`` has shown by delivering that it has the file: a whole chunk's worth of verified bytes."""
+    def proven(self, node: NodeId, arrived: int = 0) -> bool:
+        """Whether ``node`` has shown by delivering that it has the file: a whole chunk's worth of verified bytes.
+        ``arrived``: what it gave that is not acknowledged yet."""
         layout = self.manifest.layout
-        return self._pushed.get(node, 0) >= min(layout.chunk_bytes, layout.size_bytes)
+        return self._pushed.get(node, 0) + arrived >= min(layout.chunk_bytes, layout.size_bytes)
 
-    def grants(self) -> tuple[tuple[NodeId, str], ...]:
-        """Return the uploaders that are granted the file when it is stored, with their names."""
-        return tuple((node, name) for node, name in self.claims if self.proven(node))
+    def grants(self, arrived: Mapping[NodeId, int] = NOTHING) -> tuple[tuple[NodeId, str], ...]:
+        """Return the uploaders that are granted the file when it is stored, with their names. ``arrived``: what each
+        gave that will be acknowledged by that."""
+        return tuple((node, name) for node, name in self.claims if self.proven(node, arrived.get(node, 0)))
 
     # --- who wants it ---
 
@@ -174,9 +178,10 @@ class Job:
 
     # --- its end ---
 
-    def begin_commit(self) -> None:
-        """All chunks are durable; they are now read again."""
-        if not self.durable.complete:
+    def begin_commit(self, *, arrived: Iterable[int] = ()) -> None:
+        """All chunks are durable, but for those that have ``arrived`` and will be by its end; they are now read
+        again."""
+        if self.durable.missing() - Bitmap.of(self.durable.length, arrived):
             raise LocalProtocolError("commit of a job that is not complete")
         self._move(JobState.COMMITTING)
 

@@ -5,6 +5,10 @@
     store:   the backend takes the file (fsync, rename, fsync of the folders)
     ledger:  job state and names in one transaction; only then anybody hears "stored"
 
+A file of one chunk goes from "fill" to "store" at once where the backend is on this machine: being stored is how its
+chunk is acknowledged, and a thousand of them cost half the syncs, transactions and words. If it cannot be placed in
+that moment it is acknowledged as any other.
+
 A large file goes into a store of parts while it is still being filled (parts.py): there the store judges each part by
 its digest, so that nothing is read back, and "store" is only the word that makes an object of all parts.
 
@@ -28,8 +32,8 @@ from runtime.seam import Runtime
 from storage.backends.base import Backend
 from storage.commit import rotten_in_spool
 from storage.direct import Direct
-from storage.durability import Durability
-from storage.jobs import Job
+from storage.durability import Durability, given
+from storage.jobs import NOTHING, Job
 from storage.ledger.base import LeaseLost, Ledger
 from storage.parts import PartPolicy, PartUpload
 from storage.reports import Reporter
@@ -206,6 +210,8 @@ class Passage:
             await trio.sleep(seconds)
 
     async def _see_through(self, entry: LiveJob) -> None:
+        if entry.at_once and await self._store_at_once(entry):
+            return
         while True:
             await self._fill(entry)
             await entry.all_durable.wait()
@@ -225,11 +231,43 @@ class Passage:
             log.error("spool file is gone", tag=str(entry.tag), reason=str(error))
             entry.job.fail("its spool file disappeared from the storage node")
             finish = self._close
+        await self._until(finish, entry)
+
+    async def _until(self, finish: Callable[[LiveJob], Awaitable[bool]], entry: LiveJob) -> None:
         while True:
             async with self.turns.of(entry.tag):
                 if await finish(entry):
                     return
             await trio.sleep(ROOM_SECONDS_BETWEEN)
+
+    async def _store_at_once(self, entry: LiveJob) -> bool:
+        """Fill and store a file of which nothing is acknowledged before. False: it cannot be placed now."""
+        while True:
+            await self._fill(entry)
+            async with entry.spool.use() as spool:
+                rotten = await rotten_in_spool(self._runtime, spool)
+            if not rotten:
+                break
+            log.error("chunks rotted before commit", tag=str(entry.tag), chunks=rotten, count=len(rotten))
+            entry.pending.clear()
+            await self._fetch_again(entry, rotten)
+        entry.job.begin_commit(arrived=entry.pending)
+        try:
+            await self._backend.store(entry.tag, self._spools.path(entry.tag), entry.job.manifest.size_bytes)
+        except (StorageFull, StorageUnavailable) as error:
+            log.warning("commit waits", tag=str(entry.tag), reason=str(error))
+            entry.at_once = False
+            entry.job.reopen(())
+            for chunk, makers in entry.pending.items():
+                self.durability.note(entry, chunk, makers)
+            return False
+        except ChunkMissing as error:
+            log.error("spool file is gone", tag=str(entry.tag), reason=str(error))
+            entry.job.fail("its spool file disappeared from the storage node")
+            await self._until(self._close, entry)
+            return True
+        await self._until(self._store, entry)
+        return True
 
     async def _fill(self, entry: LiveJob) -> None:
         while not entry.swarm.complete:
@@ -294,12 +332,15 @@ class Passage:
     async def _store(self, entry: LiveJob) -> bool:
         """The backend has it: now the ledger, and then everybody. False: the ledger has no room."""
         job = entry.job
-        grants = job.grants()
+        arrived = given(entry.pending) if entry.at_once else NOTHING
+        grants = job.grants(arrived)
         try:
             files = await self._ledger.store(entry.tag, grants, self._runtime.clock.wall())
         except StorageFull as error:
             log.warning("commit waits", tag=str(entry.tag), reason=str(error))
             return False
+        if entry.at_once:
+            job.acknowledge(entry.pending, arrived)
         job.finish()
         self._shelf.put_stored(files)
         self._shelf.drop_live(entry, resting_since=None)

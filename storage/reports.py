@@ -121,6 +121,9 @@ class Reporter:
 
     def closed(self, entry: LiveJob, granted: frozenset[NodeId]) -> None:
         """A job has ended. ``granted``: the uploaders whose file it is now."""
+        if entry.at_once and entry.job.state is m.JobState.STORED:
+            # Its only word on who gave it: there was no progress to tell of.
+            self._post_progress(entry)
         self._for_links.pop(entry, None)
         self._for_tracker.pop(entry, None)
         for link in list(entry.audience):
@@ -132,7 +135,7 @@ class Reporter:
                     reason=sentence(entry.job.reason),
                 )
             )
-        if entry.job.state is m.JobState.STORED:
+        if entry.job.state is m.JobState.STORED and not entry.at_once:
             self._show(entry)
         self._tell_tracker(update_of(entry.job, safe=entry.job.state is m.JobState.STORED))
 

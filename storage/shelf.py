@@ -43,6 +43,7 @@ class LiveJob:
     all_durable: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     parts: PartUpload | None = None  # how it goes into a store of parts, where it does
+    at_once: bool = False  # its one chunk is acknowledged by being stored, not before (passage.py)
     disowned: str = ""  # why it is another storage node's now
     gone: list[int] = field(default_factory=list)  # chunks that turned out lost or rotten, to be fetched again
 
