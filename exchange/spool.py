@@ -27,8 +27,9 @@ from protocol.manifest import Manifest
 from runtime.seam import File, Runtime
 
 _READ_BACK_BYTES = 1 * MIB
-# Small enough to stay in the processor's cache while it is written, read back, compared and hashed.
-_PIECE_BYTES = 128 * KIB
+# Small enough to stay in the processor's cache while it is written, read back, compared and hashed; large enough that
+# threads which do so seldom meet at the interpreter's lock.
+_PIECE_BYTES = 512 * KIB
 # So long what was seen in the file counts as being there. Longer ago, somebody may have written into it, or the disk
 # may be what it is: it is read again before the whole file counts.
 FRESH_SECONDS = 30.0
@@ -67,7 +68,7 @@ class _Filling:
 
 
 class Spool:
-    """A file of ``manifest``'s size. Writing methods are called by one thread at a time (``write_blocks``)."""
+    """A file of ``manifest``'s size. ``write_blocks`` may be called by several threads, each with chunks of its own."""
 
     def __init__(self, runtime: Runtime, file: File, path: Path, manifest: Manifest) -> None:
         self.path = path

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from exchange.assembly import Assembly
+from exchange.backlog import Backlog
 from exchange.book import Withdrawal
 from exchange.picker import Picker
 from exchange.sizes import Sizes
@@ -35,6 +36,8 @@ TICK_SECONDS = 0.1
 # has come: each message wakes both sides.
 _TOGETHER_BYTES = 1 * MIB
 _TOGETHER_SHARE = 0.25
+# A thread that writes, reads back, compares and hashes is slower than an event loop that receives; two are faster.
+WRITERS_MAX = 2
 OnVerified = Callable[[int, Mapping[NodeId, int]], None]
 
 
@@ -54,8 +57,11 @@ class Swarm:
         self._lenders: dict[int, Session] = {}
         self._assembly = Assembly(manifest.layout)
         self._picker = Picker(manifest.layout, self._assembly, held.missing(), engine.runtime.random)
-        self._writes: list[tuple[Write, memoryview]] = []
-        self._written = trio.Event()
+        self._backlog = Backlog()
+        self._idle_writers = trio.lowlevel.ParkingLot()
+        self._writers = 0
+        self._working: trio.Nursery | None = None  # while it runs
+        self._failures: list[StorageError] = []  # of the last run's writers
         self._resting: set[int] = set()  # links that are not asked for blocks
         self._due_at_once: dict[int, int] = {}  # link -> requests it had to answer after it was last asked
         self._rest_if: Callable[[Session], bool] = lambda _: False
@@ -99,29 +105,27 @@ class Swarm:
         """
         assert not self.running
         self.running = True
-        failure: StorageError | SizeRefuted | None = None
+        self._failures.clear()
         try:
-            async with trio.open_nursery() as ticking:
-                ticking.start_soon(self._tick, name=f"tick {self.tag.root.hex()[:8]}")
+            async with trio.open_nursery() as working:
+                self._working = working
+                working.start_soon(self._tick, name=f"tick {self.tag.root.hex()[:8]}")
                 self._pump()
-                try:
-                    while not self._picker.complete:
-                        if self._refuted is not None:
-                            raise self._refuted
-                        if not self._writes:
-                            self._written = trio.Event()
-                            await self._written.wait()
-                            continue
-                        await self._write()
-                except (StorageError, SizeRefuted) as error:
-                    # Carried out of the nursery by hand: it would wrap it into a group.
-                    failure = error
-                ticking.cancel_scope.cancel()
-            if failure is not None:
-                raise failure
+                self._writers = 1
+                await self._write_on()
+                # Who writes at this moment is waited for: what is right counts.
+                working.cancel_scope.cancel()
+            if self._failures:
+                raise self._failures[0]
+            if self._refuted is not None and not self._picker.complete:
+                raise self._refuted
         finally:
             self.running = False
-            self._forget_writes()
+            self._working = None
+            if self._failures:
+                # What of its batch is on the disk nobody knows; all open chunks begin anew.
+                self._picker.want_again(self._assembly.chunks())
+            self._forget_backlog()
 
     def close(self) -> None:
         """Nothing more is wanted: every source is told so."""
@@ -239,7 +243,7 @@ class Swarm:
         """A chunk has come to where it should be; it is not in the spool file."""
         self._picker.came_otherwise(chunk)
         self.verified.add(chunk)
-        self._written.set()
+        self._idle_writers.unpark_all()
 
     def is_source(self, source: int) -> bool:
         """Whether a link offers it."""
@@ -261,8 +265,8 @@ class Swarm:
             return False
         whole, superfluous = self._picker.arrived(source, chunk, offset, self._now())
         self._cancel(superfluous)
-        self._writes.append((Write(chunk, offset, buffer, whole, self._now()), buffer))
-        self._written.set()
+        if self._backlog.add(Write(chunk, offset, buffer, whole, self._now())):
+            self._wake_writer()
         if len(buffer) < _TOGETHER_BYTES or self._has_answered_enough(source):
             self._request_from(source)
         return True
@@ -320,21 +324,38 @@ class Swarm:
             self._assign()
             self._pump()
 
-    async def _write(self) -> None:
-        batch, self._writes = self._writes, []
+    def _wake_writer(self) -> None:
+        if self._idle_writers:
+            self._idle_writers.unpark()
+        elif self._working is not None and self._writers < min(WRITERS_MAX, self._engine.runtime.cores):
+            self._writers += 1
+            self._working.start_soon(self._write_on, name=f"write {self.tag.root.hex()[:8]} {self._writers}")
+
+    async def _write_on(self) -> None:
+        """Write until all is there, or nothing more can come of it."""
+        while not (self._picker.complete or self._failures or self._refuted):
+            batch = self._backlog.take()
+            if not batch:
+                await self._idle_writers.park()
+                continue
+            try:
+                await self._write(batch)
+            except StorageError as error:
+                # Carried out of the nursery by hand: it would wrap it into a group.
+                self._failures.append(error)
+        self._idle_writers.unpark_all()
+
+    async def _write(self, batch: list[Write]) -> None:
         try:
-            judged = await self._engine.runtime.run_sync(self._spool.write_blocks, [write for write, _ in batch])
-        except StorageError:
-            # What of the batch is on the disk nobody knows; all open chunks begin anew.
-            self._picker.want_again([chunk for chunk in self._assembly.chunks()])
-            raise
-        except BaseException:
-            # Cancelled before the thread began: these blocks have arrived, but will never be written.
-            self._picker.want_again(sorted({write.chunk for write, _ in batch}))
+            judged = await self._engine.runtime.run_sync(self._spool.write_blocks, batch)
+        except trio.Cancelled:
+            # Before the thread began: these blocks have arrived, but will never be written.
+            self._picker.want_again(sorted({write.chunk for write in batch}))
             raise
         finally:
-            for _, buffer in batch:
-                self._engine.receiving.give_back(buffer)
+            self._backlog.done(batch)
+            for write in batch:
+                self._engine.receiving.give_back(write.data)
         for chunk, right in judged:
             if right:
                 self._right(chunk)
@@ -366,7 +387,7 @@ class Swarm:
             reason = f"{self.tag}: a size of {self.manifest.size_bytes} bytes is refuted: {why}"
             log.warning("size refuted", tag=str(self.tag), size_bytes=self.manifest.size_bytes, reason=why)
             self._refuted = SizeRefuted(reason, self._sizes.claims)
-            self._written.set()
+            self._idle_writers.unpark_all()
 
     def shut_out(self, node: NodeId) -> None:
         """Nothing is taken from ``node`` any more."""
@@ -374,9 +395,9 @@ class Swarm:
             if session.link.peer.node == node:
                 self.detach(source)
 
-    def _forget_writes(self) -> None:
-        batch, self._writes = self._writes, []
-        for _, buffer in batch:
-            self._engine.receiving.give_back(buffer)
+    def _forget_backlog(self) -> None:
+        batch = self._backlog.forget()
+        for write in batch:
+            self._engine.receiving.give_back(write.data)
         if batch:
-            self._picker.want_again(sorted({write.chunk for write, _ in batch}))
+            self._picker.want_again(sorted({write.chunk for write in batch}))

@@ -16,7 +16,7 @@ from exchange.engine import Engine, Held
 from exchange.spool import Spool
 from protocol.bitmap import Bitmap
 from protocol.connection import Connection
-from protocol.errors import ChunkMissing, RemoteProtocolError, StorageUnavailable
+from protocol.errors import ChunkMissing, RemoteProtocolError, StorageFull, StorageUnavailable
 from protocol.ids import NodeId, Role, Tag, node_id_from_bytes
 from protocol.limits import KIB, MIB
 from protocol.manifest import Layout, Manifest
@@ -385,6 +385,85 @@ async def test_a_fetch_cancelled_before_its_blocks_are_written_fetches_them_agai
         await spool.aclose()
     assert (tmp_path / "f").read_bytes() == data
     assert getter.engine.strikes.given(holder.id, getter.engine.runtime.clock.monotonic()) == 0
+    assert getter.engine.receiving.out_bytes == 0
+
+
+async def test_two_writers_work_at_once_each_at_chunks_of_its_own(tmp_path: Path) -> None:
+    data = some_bytes(16 * MIB)
+    holder, getter = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    at_work: list[set[int]] = []
+    together = trio.Event()
+
+    async def run_sync(work, *args):
+        if work.__name__ != "write_blocks":
+            return await trio.to_thread.run_sync(work, *args)
+        chunks = {write.chunk for write in args[0]}
+        assert not any(chunks & others for others in at_work)
+        at_work.append(chunks)
+        assert len(at_work) <= 2
+        if len(at_work) == 2:
+            together.set()
+        try:
+            # The first one ends when the second one has begun.
+            with trio.fail_after(30):
+                await together.wait()
+            return await trio.to_thread.run_sync(work, *args)
+        finally:
+            at_work.remove(chunks)
+
+    getter.engine.runtime = replace(getter.engine.runtime, run_sync=run_sync, cores=4)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        swarm, spool, verified = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert sorted(verified) == list(range(manifest.layout.chunks))
+    assert (tmp_path / "f").read_bytes() == data
+    assert getter.engine.receiving.out_bytes == 0
+
+
+async def test_what_one_writer_got_right_counts_though_the_other_failed(tmp_path: Path) -> None:
+    data = some_bytes(16 * MIB)
+    holder, getter = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    together, failed = trio.Event(), trio.Event()
+    writes = 0
+
+    async def run_sync(work, *args):
+        nonlocal writes
+        if work.__name__ != "write_blocks":
+            return await trio.to_thread.run_sync(work, *args)
+        writes += 1
+        if writes == 1:
+            # Shielded as a thread is, which nobody can stop.
+            with trio.CancelScope(shield=True), trio.fail_after(30):
+                await together.wait()
+                failed.set()
+            raise StorageFull("no room")
+        if any(write.completes for write in args[0]):
+            together.set()
+            with trio.CancelScope(shield=True), trio.fail_after(30):
+                await failed.wait()
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(work, *args)
+
+    getter.engine.runtime = replace(getter.engine.runtime, run_sync=run_sync, cores=2)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        swarm, spool, verified = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        with pytest.raises(StorageFull):
+            await swarm.run()
+        kept = list(verified)
+        assert not swarm.complete and all(chunk in swarm.verified for chunk in kept)
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert kept and sorted(verified) == list(range(manifest.layout.chunks))
+    assert (tmp_path / "f").read_bytes() == data
     assert getter.engine.receiving.out_bytes == 0
 
 
