@@ -45,12 +45,12 @@ def _listing(data: Any) -> str:
 
 
 @click.command()
-@click.argument("tag")
+@click.argument("what", metavar="TAG|NAME|LINK")
 @verb
-def show(console: Console, tag: str) -> None:
-    """Show one file: its chunks, who holds it, its job."""
+def show(console: Console, what: str) -> None:
+    """Show one file: its chunks, who holds it, its transfers."""
     with console.client() as daemon:
-        console.give(daemon.call("show", {"tag": tag}))
+        console.give(daemon.call("show", {"tag": what}))
 
 
 @click.command()
