@@ -77,7 +77,7 @@ class Silence:
 
 
 class Lines:
-    """A line when a file's state changes, and every other second in between."""
+    """A line when a file's state changes, or why it waits, and every other second in between."""
 
     def __init__(self, stream: TextIO, names: Mapping[str, str], clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -95,7 +95,7 @@ class Lines:
         """See ``Progress``."""
         if method != "progress":
             return
-        key, state, now = key_of(params), str(params.get("state")), self._clock()
+        key, state, now = key_of(params), state_of(params), self._clock()
         before = self._said.get(key)
         if before is not None and before[0] == state and now - before[1] < LINE_SECONDS:
             return

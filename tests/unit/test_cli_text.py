@@ -99,6 +99,20 @@ def test_plain_lines_come_with_each_change_and_now_and_then() -> None:
     ]
 
 
+def test_why_a_file_waits_is_a_line_at_once() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream, {}, lambda: 0.0)
+    waiting = {"id": "p1", "name": "a", "state": "asking"}
+    for params in (
+        waiting,
+        {**waiting, "note": "no room"},
+        {**waiting, "note": "no room"},
+        {**waiting, "paused": True},
+    ):
+        lines.notice("progress", params)
+    assert stream.getvalue().splitlines() == ["a: asking", "a: asking (no room)", "a: asking (paused)"]
+
+
 def test_bars_are_drawn_on_a_terminal_only_with_each_helpers_share() -> None:
     stream = Terminal()
     bars = progress_on(stream, names={"a" * 52: "peer 1"})
