@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from support.bucket import BUCKET, Bucket
 from support.crew import Crew
 from support.processes import Swarm
+from support.seaweed import Seaweed, running_seaweed
 
 
 @pytest.fixture
@@ -22,6 +25,21 @@ def crew() -> Iterator[Crew]:
     """A tracker, a storage node and two daemons for all tests of a file that leave them as they were."""
     with Swarm() as swarm:
         yield Crew.of(swarm, daemons=2)
+
+
+@pytest.fixture(scope="module")
+def seaweed() -> Iterator[Seaweed]:
+    """A real S3 server with our bucket, for all tests of a file."""
+    with running_seaweed() as server:
+        server.make_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweed: Seaweed) -> Iterator[Bucket]:
+    """The bucket with other eyes than ours."""
+    with contextlib.closing(Bucket(seaweed)) as bucket:
+        yield bucket
 
 
 @pytest.hookimpl(wrapper=True)

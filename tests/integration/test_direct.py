@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from support.bucket import BUCKET, Bucket, crew_on
+from support.bucket import Bucket, crew_on
 from support.crew import Crew, get, put, share, wait_connected, wait_stored
 from support.files import MIB, digest_of, same_bytes, tag_by_hand
 from support.processes import Swarm, wait_until
-from support.seaweed import Seaweed, running_seaweed
+from support.seaweed import Seaweed
 
 STORED_SECONDS_MAX = 120.0
-
-
-@pytest.fixture(scope="module")
-def seaweed() -> Iterator[Seaweed]:
-    with running_seaweed() as server:
-        server.make_bucket(BUCKET)
-        yield server
-
-
-@pytest.fixture
-def bucket(seaweed: Seaweed) -> Iterator[Bucket]:
-    with contextlib.closing(Bucket(seaweed)) as bucket:
-        yield bucket
 
 
 def direct_crew(swarm: Swarm, seaweed: Seaweed, prefix: str, daemons: int, **more: str) -> Crew:

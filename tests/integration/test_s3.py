@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 from collections.abc import Iterator
@@ -24,12 +23,6 @@ def seaweed() -> Iterator[Seaweed]:
     with running_seaweed() as server:
         server.make_bucket(BUCKET)
         yield server
-
-
-@pytest.fixture
-def bucket(seaweed: Seaweed) -> Iterator[Bucket]:
-    with contextlib.closing(Bucket(seaweed)) as bucket:
-        yield bucket
 
 
 @pytest.mark.slow

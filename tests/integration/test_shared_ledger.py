@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 from collections.abc import Iterator
 
 import pytest
-from support.bucket import BUCKET, Bucket, on_s3
+from support.bucket import Bucket, on_s3
 from support.crew import Crew, get, put, wait_connected, wait_stored
 from support.files import MIB, digest_of, same_bytes, tag_by_hand
 from support.postgres import PASSWORD, Postgres, running_postgres
 from support.processes import Program, Swarm, wait_until
-from support.seaweed import Seaweed, running_seaweed
+from support.seaweed import Seaweed
 
 LEASE_SECONDS = 3
 STORED_SECONDS_MAX = 120.0
@@ -26,19 +25,6 @@ UPLINK = "100mbit"
 def postgres() -> Iterator[Postgres]:
     with running_postgres() as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def seaweed() -> Iterator[Seaweed]:
-    with running_seaweed() as server:
-        server.make_bucket(BUCKET)
-        yield server
-
-
-@pytest.fixture
-def bucket(seaweed: Seaweed) -> Iterator[Bucket]:
-    with contextlib.closing(Bucket(seaweed)) as bucket:
-        yield bucket
 
 
 class Pair:

@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from daemon.app import Daemon, opened
+from daemon.commands import methods_of
 from daemon.config import DaemonConfig
 from protocol import messages as m
 from protocol.ids import NodeAddress, NodeId, Role, Tag
@@ -33,6 +34,15 @@ TRACKER_PORT = 4100
 SECONDS_MAX = 120.0  # of the test's clock
 
 
+async def call(daemon: Daemon, method: str, **params: Any) -> Any:
+    """Return what a command of ``daemon`` answers; what it tells meanwhile is not heard."""
+
+    async def notify(_method: str, _params: dict[str, Any]) -> None:
+        return None
+
+    return await methods_of(daemon)[method](params, notify)
+
+
 class World:
     """See the module."""
 
@@ -44,6 +54,15 @@ class World:
         self.tracker = ToyTracker(self)
         self.lan: MemoryLan | None = None
         self._starts = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the tracker and the storage node, which takes every put, while the block lasts."""
+        async with self.tracker.running(), self.site.storage() as storage:
+            self.tracker.assigned = self.site.address
+            with trio.fail_after(SECONDS_MAX):
+                await storage.tracker_link.wait_connected()
+            yield
 
     @asynccontextmanager
     async def daemon(self, name: str = "anna", **settings: Any) -> AsyncIterator[Daemon]:

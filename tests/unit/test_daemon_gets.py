@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,16 +24,6 @@ from runtime.discovery import LanNode
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-@asynccontextmanager
-async def swarm(world: World) -> AsyncIterator[None]:
-    """Tracker and storage node."""
-    async with world.tracker.running(), world.site.storage() as storage:
-        world.tracker.assigned = world.site.address
-        with trio.fail_after(SECONDS_MAX):
-            await storage.tracker_link.wait_connected()
-        yield
 
 
 async def ended(daemon: Daemon, get: Get) -> Get:
@@ -69,7 +57,7 @@ async def connected(daemon: Daemon) -> Daemon:
 
 async def test_a_stored_file_comes_back_by_tag_name_and_link(world: World, autojump_clock: object) -> None:
     data = some_bytes(3 * MIB + 5)
-    async with swarm(world):
+    async with world.running():
         async with world.daemon("anna") as anna:
             put = await anna.puts.put(world.file("film", data), "films/film")
             with trio.fail_after(SECONDS_MAX):
@@ -288,7 +276,7 @@ async def test_two_daemons_exchange_a_file_by_tag_without_a_tracker(world: World
 
 async def test_a_download_helps_the_upload_it_feeds_on(world: World, autojump_clock: object) -> None:
     data = some_bytes(16 * MIB)
-    async with swarm(world), world.daemon("anna", up_bytes_per_second=1e6) as anna, world.daemon("bert") as bert:
+    async with world.running(), world.daemon("anna", up_bytes_per_second=1e6) as anna, world.daemon("bert") as bert:
         await connected(anna)
         await connected(bert)
         put = await anna.puts.put(world.file("film", data), "film")

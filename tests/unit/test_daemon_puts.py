@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,16 +22,6 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-@asynccontextmanager
-async def swarm(world: World) -> AsyncIterator[None]:
-    """Tracker and storage node."""
-    async with world.tracker.running(), world.site.storage() as storage:
-        world.tracker.assigned = world.site.address
-        with trio.fail_after(SECONDS_MAX):
-            await storage.tracker_link.wait_connected()
-        yield
-
-
 async def ended(daemon: Daemon, put: Put) -> Put:
     async def nothing(_: Put) -> None:
         return None
@@ -45,7 +33,7 @@ async def ended(daemon: Daemon, put: Put) -> Put:
 
 async def test_a_file_is_stored_and_stays_in_the_library(world: World, autojump_clock: object) -> None:
     data = some_bytes(3 * MIB + 17)
-    async with swarm(world), world.daemon() as daemon:
+    async with world.running(), world.daemon() as daemon:
         put = await ended(daemon, await daemon.puts.put(world.file("film", data), "film"))
         assert put.state is PutState.STORED and not put.instant and put.error is None
         assert put.tag == manifest_of(data).tag
@@ -56,14 +44,14 @@ async def test_a_file_is_stored_and_stays_in_the_library(world: World, autojump_
 
 
 async def test_an_empty_file_is_stored(world: World, autojump_clock: object) -> None:
-    async with swarm(world), world.daemon() as daemon:
+    async with world.running(), world.daemon() as daemon:
         put = await ended(daemon, await daemon.puts.put(world.file("nothing", b""), "nothing"))
         assert put.state is PutState.STORED
 
 
 async def test_what_storage_has_already_is_proven_and_not_sent(world: World, autojump_clock: object) -> None:
     data = some_bytes(2 * MIB)
-    async with swarm(world), world.daemon() as anna, world.daemon("bert") as bert:
+    async with world.running(), world.daemon() as anna, world.daemon("bert") as bert:
         await ended(anna, await anna.puts.put(world.file("one", data), "one"))
         put = await ended(bert, await bert.puts.put(world.file("two", data), "two"))
         assert put.state is PutState.STORED and put.instant
@@ -73,7 +61,7 @@ async def test_what_storage_has_already_is_proven_and_not_sent(world: World, aut
 
 async def test_two_daemons_that_put_the_same_file_share_the_job(world: World, autojump_clock: object) -> None:
     data = some_bytes(8 * MIB)
-    async with swarm(world), world.daemon() as anna, world.daemon("bert") as bert:
+    async with world.running(), world.daemon() as anna, world.daemon("bert") as bert:
         one = await anna.puts.put(world.file("one", data), "one")
         two = await bert.puts.put(world.file("two", data), "two")
         assert (await ended(anna, one)).state is PutState.STORED
@@ -90,7 +78,7 @@ async def test_a_put_goes_on_after_the_daemon_was_stopped(world: World, autojump
         with trio.fail_after(SECONDS_MAX):
             while put.tag is None:
                 await put.changed.wait()
-    async with swarm(world), world.daemon() as daemon:
+    async with world.running(), world.daemon() as daemon:
         (again,) = daemon.puts.all()
         assert again.id == put.id and again.tag == put.tag
         assert (await ended(daemon, again)).state is PutState.STORED
@@ -118,7 +106,7 @@ async def test_a_put_goes_on_when_storage_comes_back(world: World, autojump_cloc
 
 async def test_a_file_that_changes_while_it_is_sent_fails_the_put(world: World, autojump_clock: object) -> None:
     data = some_bytes(20 * MIB)
-    async with swarm(world), world.daemon(up_bytes_per_second=1e6) as daemon:
+    async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         path = world.file("film", data)
         put = await daemon.puts.put(path, "film")
         with trio.fail_after(SECONDS_MAX):
@@ -132,7 +120,7 @@ async def test_a_file_that_changes_while_it_is_sent_fails_the_put(world: World, 
 
 async def test_a_file_that_was_only_touched_is_sent_on(world: World, autojump_clock: object) -> None:
     data = some_bytes(10 * MIB)
-    async with swarm(world), world.daemon(up_bytes_per_second=1e6) as daemon:
+    async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         path = world.file("film", data)
         put = await daemon.puts.put(path, "film")
         with trio.fail_after(SECONDS_MAX):
@@ -151,7 +139,7 @@ async def test_a_file_that_is_not_there_fails_the_put(world: World, autojump_clo
 
 async def test_a_paused_put_offers_nothing_until_it_is_resumed(world: World, autojump_clock: object) -> None:
     data = some_bytes(10 * MIB)
-    async with swarm(world), world.daemon(up_bytes_per_second=1e6) as daemon:
+    async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         put = await daemon.puts.put(world.file("film", data), "film")
         with trio.fail_after(SECONDS_MAX):
             while put.bytes_stored < 2 * MIB:
@@ -168,7 +156,7 @@ async def test_a_paused_put_offers_nothing_until_it_is_resumed(world: World, aut
 
 async def test_a_cancelled_put_is_withdrawn(world: World, autojump_clock: object) -> None:
     data = some_bytes(10 * MIB)
-    async with swarm(world), world.daemon(up_bytes_per_second=1e6) as daemon:
+    async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         put = await daemon.puts.put(world.file("film", data), "film")
         with trio.fail_after(SECONDS_MAX):
             while put.bytes_stored < 2 * MIB:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
-from support.daemon_node import SECONDS_MAX, World
+from support.daemon_node import SECONDS_MAX, World, call
 from support.storage_node import some_bytes
 
 from daemon.app import Daemon
-from daemon.commands import methods_of
 from daemon.hashing import hash_file
 from daemon.reading import READ_BYTES_MAX
 from protocol.errors import CommandError, NotFound
@@ -29,16 +25,6 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-@asynccontextmanager
-async def swarm(world: World) -> AsyncIterator[None]:
-    """Tracker and storage node."""
-    async with world.tracker.running(), world.site.storage() as storage:
-        world.tracker.assigned = world.site.address
-        with trio.fail_after(SECONDS_MAX):
-            await storage.tracker_link.wait_connected()
-        yield
-
-
 async def share(world: World, daemon: Daemon, path: Path) -> Tag:
     manifest, status = await hash_file(daemon.runtime, path)
     await daemon.library.add(manifest, path, status, path.name, "share")
@@ -46,14 +32,6 @@ async def share(world: World, daemon: Daemon, path: Path) -> Tag:
         await daemon.tracker_link.wait_connected()
         await world.tracker.wait(lambda: world.tracker.holds(daemon.name, manifest.tag))
     return manifest.tag
-
-
-async def call(daemon: Daemon, method: str, **params: Any) -> Any:
-    async def notify(_method: str, _params: dict[str, Any]) -> None:
-        return None
-
-    with trio.fail_after(SECONDS_MAX):
-        return await methods_of(daemon)[method](params, notify)
 
 
 async def read(daemon: Daemon, what: str, offset: int, length: int) -> bytes:
@@ -81,7 +59,7 @@ async def test_ranges_of_a_file_that_is_here(world: World, autojump_clock: objec
 
 async def test_ranges_of_a_file_that_a_peer_has_bring_its_chunks_only(world: World, autojump_clock: object) -> None:
     data = some_bytes(SIZE)
-    async with swarm(world), world.daemon("anna") as anna, world.daemon("berta") as berta:
+    async with world.running(), world.daemon("anna") as anna, world.daemon("berta") as berta:
         await berta.tracker_link.wait_connected()
         tag = await share(world, anna, world.file("film", data))
         assert await read(berta, str(tag), SIZE - 5, 100) == data[-5:]
@@ -98,7 +76,7 @@ async def test_ranges_of_a_file_that_a_peer_has_bring_its_chunks_only(world: Wor
 
 async def test_readers_and_a_get_of_one_file_do_not_disturb_each_other(world: World, autojump_clock: object) -> None:
     data = some_bytes(SIZE)
-    async with swarm(world), world.daemon("anna") as anna, world.daemon("berta") as berta:
+    async with world.running(), world.daemon("anna") as anna, world.daemon("berta") as berta:
         await berta.tracker_link.wait_connected()
         tag = await share(world, anna, world.file("film", data))
         output = world.folder / "out"
@@ -114,7 +92,7 @@ async def test_readers_and_a_get_of_one_file_do_not_disturb_each_other(world: Wo
 
 
 async def test_what_nobody_has_is_not_found(world: World, autojump_clock: object) -> None:
-    async with swarm(world), world.daemon() as daemon:
+    async with world.running(), world.daemon() as daemon:
         await daemon.tracker_link.wait_connected()
         for what in ("no such name", str(Tag(bytes(32), 3))):
             with pytest.raises(NotFound):
@@ -122,7 +100,7 @@ async def test_what_nobody_has_is_not_found(world: World, autojump_clock: object
 
 
 async def test_memory_is_given_back_when_nobody_reads(world: World, autojump_clock: object) -> None:
-    async with swarm(world), world.daemon("anna") as anna, world.daemon("berta") as berta:
+    async with world.running(), world.daemon("anna") as anna, world.daemon("berta") as berta:
         await berta.tracker_link.wait_connected()
         tag = await share(world, anna, world.file("film", some_bytes(SIZE)))
         await read(berta, str(tag), 0, 10)
@@ -132,7 +110,7 @@ async def test_memory_is_given_back_when_nobody_reads(world: World, autojump_clo
 
 
 async def test_somebody_else_may_wait_for_a_job(world: World, autojump_clock: object) -> None:
-    async with swarm(world), world.daemon() as daemon:
+    async with world.running(), world.daemon() as daemon:
         await daemon.tracker_link.wait_connected()
         begun = await call(daemon, "put", paths=[str(world.file("film", some_bytes(5 * MIB)))], wait="no")
         result = await call(daemon, "wait", id=begun["results"][0]["id"])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
-from support.daemon_node import SECONDS_MAX, World
+from support.daemon_node import SECONDS_MAX, World, call
 from support.storage_node import some_bytes
 
 from daemon.app import Daemon
-from daemon.commands import methods_of
 from daemon.config import DaemonConfig
 from protocol.errors import CommandError, ConfigError, NotFound
 from runtime.places import Places
@@ -22,22 +19,6 @@ from runtime.places import Places
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-@asynccontextmanager
-async def swarm(world: World) -> AsyncIterator[None]:
-    async with world.tracker.running(), world.site.storage() as storage:
-        world.tracker.assigned = world.site.address
-        with trio.fail_after(SECONDS_MAX):
-            await storage.tracker_link.wait_connected()
-        yield
-
-
-async def call(daemon: Daemon, method: str, **params: Any) -> Any:
-    async def notify(_method: str, _params: dict[str, Any]) -> None:
-        return None
-
-    return await methods_of(daemon)[method](params, notify)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -54,7 +35,7 @@ async def test_files_that_stay_unchanged_are_put_once(world: World, autojump_clo
     folder = world.folder / "watched"
     (folder / "sub").mkdir(parents=True)
     (folder / "early").write_bytes(some_bytes(1000))
-    async with swarm(world):
+    async with world.running():
         async with world.daemon(watch=(folder,)) as daemon:
             (folder / "sub" / "late").write_bytes(some_bytes(2000))
             (folder / ".hidden").write_bytes(b"x")
@@ -73,7 +54,7 @@ async def test_moved_and_deleted_files_do_not_confuse_it(world: World, autojump_
     folder.mkdir()
     (folder / "a").write_bytes(some_bytes(1000))
     (folder / "b").write_bytes(some_bytes(1200))
-    async with swarm(world), world.daemon() as daemon:
+    async with world.running(), world.daemon() as daemon:
         answer = await call(daemon, "watch_add", path=str(folder))
         assert [one["path"] for one in answer["folders"]] == [str(folder)]
         await until(lambda: daemon.watching.to_json()[0]["done"] == 2)
