@@ -148,7 +148,7 @@ class Arrivals:
         try:
             await self._disk(self._records.write, record)
         except BaseException:
-            self._room.release(("tus", id))
+            self._room.release(("tus", id), void=True)
             raise
         arrival = self._arrivals[id] = Arrival(record)
         log.info("upload by tus", id=id, size_bytes=length, name=name)
@@ -343,5 +343,5 @@ class Arrivals:
     async def _forget(self, arrival: Arrival) -> None:
         id = arrival.record.id
         self._arrivals.pop(id, None)
-        self._room.release(("tus", id))
+        self._room.release(("tus", id), void=True)
         await self._disk(self._records.remove, id)
