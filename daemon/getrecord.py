@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from daemon.ending import Ending
 from daemon.meter import Meter
 from daemon.putrecord import error_json
 from protocol.bitmap import Bitmap
@@ -35,7 +36,7 @@ class GetState(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Get:
+class Get(Ending):
     """A file on its way to ``target``. ``durable``: the chunks that are safely in ``part``."""
 
     number: int
@@ -55,18 +56,6 @@ class Get:
     from_nodes: dict[NodeId, int] = field(default_factory=dict)
     changed: trio.Event = field(default_factory=trio.Event)
     meter: Meter = field(default_factory=Meter)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Whoever still works on it may not have heard yet that it was cancelled: an end stays the end.
-        if name == "state" and self.ended:
-            return
-        object.__setattr__(self, name, value)
-
-    @property
-    def ended(self) -> bool:
-        """Whether its state is final. False until it has one."""
-        state: GetState | None = getattr(self, "state", None)
-        return state is not None and state.final
 
     @property
     def id(self) -> str:

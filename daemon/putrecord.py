@@ -15,6 +15,7 @@ from typing import Any
 
 import trio
 
+from daemon.ending import Ending
 from daemon.meter import Meter
 from protocol.errors import CommandError
 from protocol.ids import NodeAddress, NodeId, Role, Tag, parse_node_id
@@ -42,7 +43,7 @@ class PutState(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Put:
+class Put(Ending):
     """A file on its way to storage. ``note``: why it is waiting, for people."""
 
     number: int
@@ -69,18 +70,6 @@ class Put:
     listeners: list[Callable[[Put], None]] = field(default_factory=list)  # who hears of each change at once
     hashing: Meter = field(default_factory=Meter)
     storing: Meter = field(default_factory=Meter)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Whoever still works on it may not have heard yet that it was cancelled: an end stays the end.
-        if name == "state" and self.ended:
-            return
-        object.__setattr__(self, name, value)
-
-    @property
-    def ended(self) -> bool:
-        """Whether its state is final. False until it has one."""
-        state: PutState | None = getattr(self, "state", None)
-        return state is not None and state.final
 
     @property
     def id(self) -> str:

@@ -12,7 +12,7 @@ from typing import Self
 from protocol.errors import ChunkMissing, StorageFull
 from protocol.ids import Tag
 from runtime.seam import Runtime
-from storage.backends.taking import has_size, read_into_spool
+from storage.backends.taking import take_back_by_reading
 
 ROOM_BYTES_DEFAULT = 1 << 30
 
@@ -87,14 +87,7 @@ class MemoryBackend:
         await self._runtime.run_sync(self._runtime.disk.remove, spool)
 
     async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
-        try:
-            async with await self.open(tag) as opened:
-                await read_into_spool(self._runtime, opened, spool, size_bytes)
-        except ChunkMissing:
-            if await has_size(self._runtime, spool, size_bytes):
-                return
-            raise
-        await self.delete(tag)
+        await take_back_by_reading(self, self._runtime, tag, spool, size_bytes)
 
     async def open(self, tag: Tag) -> MemoryObject:
         if tag not in self.objects:

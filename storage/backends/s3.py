@@ -31,7 +31,7 @@ from storage.backends.s3keys import BY_CONTENT, KeyTemplate, metadata_of
 from storage.backends.s3parts import S3Parts
 from storage.backends.s3reading import S3Object, S3Reader
 from storage.backends.s3upload import Uploads
-from storage.backends.taking import has_size, read_into_spool
+from storage.backends.taking import take_back_by_reading
 
 log = structlog.get_logger()
 
@@ -177,14 +177,7 @@ class S3Backend:
         return None
 
     async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
-        try:
-            async with await self.open(tag) as opened:
-                await read_into_spool(self._runtime, opened, spool, size_bytes)
-        except ChunkMissing:
-            if await has_size(self._runtime, spool, size_bytes):
-                return
-            raise
-        await self.delete(tag)
+        await take_back_by_reading(self, self._runtime, tag, spool, size_bytes)
 
     async def open(self, tag: Tag) -> S3Object:
         found = await self._found(tag)

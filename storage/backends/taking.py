@@ -5,14 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from protocol.errors import ChunkMissing
+from protocol.ids import Tag
 from protocol.limits import MIB
 from runtime.seam import Runtime
-from storage.backends.base import StoredObject
+from storage.backends.base import Backend, StoredObject
 
 _PIECE_BYTES = 1 * MIB
 
 
-async def read_into_spool(runtime: Runtime, opened: StoredObject, spool: Path, size_bytes: int) -> None:
+async def take_back_by_reading(backend: Backend, runtime: Runtime, tag: Tag, spool: Path, size_bytes: int) -> None:
+    """Do as ``Backend.take_back`` says."""
+    try:
+        async with await backend.open(tag) as opened:
+            await _read_into_spool(runtime, opened, spool, size_bytes)
+    except ChunkMissing:
+        if await _has_size(runtime, spool, size_bytes):
+            return
+        raise
+    await backend.delete(tag)
+
+
+async def _read_into_spool(runtime: Runtime, opened: StoredObject, spool: Path, size_bytes: int) -> None:
     """Fill ``spool`` with what can be read of an object, durably; what cannot stays empty there."""
     file = await runtime.run_sync(runtime.disk.open_write, spool)
     try:
@@ -30,7 +43,7 @@ async def read_into_spool(runtime: Runtime, opened: StoredObject, spool: Path, s
     await runtime.run_sync(runtime.disk.sync_folder, spool.parent)
 
 
-async def has_size(runtime: Runtime, spool: Path, size_bytes: int) -> bool:
+async def _has_size(runtime: Runtime, spool: Path, size_bytes: int) -> bool:
     """Whether ``spool`` is there with this size."""
     try:
         return (await runtime.run_sync(runtime.disk.status, spool)).size_bytes == size_bytes
