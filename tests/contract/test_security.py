@@ -15,6 +15,7 @@ import trio
 from support.memory_network import MemoryHub
 from support.plain_security import PlainSecurity
 from support.swarm import SwarmCa
+from trio.testing import MockClock
 
 from protocol.errors import LinkLost, NotTrusted
 from protocol.ids import Role, parse_address
@@ -271,7 +272,7 @@ async def test_a_handshake_cut_short_is_the_nets_fault(way: Way, swarm_ca: Swarm
                 await way.security.dial(dialled, own, Expected())
 
 
-async def test_who_says_nothing_is_given_up(swarm_ca: SwarmCa, autojump_clock) -> None:
+async def test_who_says_nothing_is_given_up(swarm_ca: SwarmCa, autojump_clock: MockClock) -> None:
     own = swarm_ca.credentials("one")
     for security in (TlsSecurity(), PlainSecurity()):
         for ours in ("dial", "accept", "door"):

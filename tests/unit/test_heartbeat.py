@@ -198,7 +198,9 @@ async def until(condition: Callable[[], object], seconds: float = 100.0) -> floa
 # --- beats and inventory ---
 
 
-async def test_the_first_beat_comes_at_once_and_the_others_at_the_interval_the_tracker_gives(autojump_clock) -> None:
+async def test_the_first_beat_comes_at_once_and_the_others_at_the_interval_the_tracker_gives(
+    autojump_clock: MockClock,
+) -> None:
     async with world() as w:
         w.tracker.interval_seconds = 2.0
         await until(lambda: len(w.tracker.beats) > 10)
@@ -211,14 +213,14 @@ async def test_the_first_beat_comes_at_once_and_the_others_at_the_interval_the_t
         assert w.connected_times and w.link.connected and w.link.statistics().beats_answered >= 10
 
 
-async def test_an_interval_of_nothing_is_no_busy_loop(autojump_clock) -> None:
+async def test_an_interval_of_nothing_is_no_busy_loop(autojump_clock: MockClock) -> None:
     async with world() as w:
         w.tracker.interval_seconds = 0
         await trio.sleep(20)
         assert len(w.tracker.beats) <= 20 / 0.1 * 1.3
 
 
-async def test_a_new_status_is_told_at_once_on_demand(autojump_clock) -> None:
+async def test_a_new_status_is_told_at_once_on_demand(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         w.status = BeatStatus(paused=True)
@@ -226,7 +228,7 @@ async def test_a_new_status_is_told_at_once_on_demand(autojump_clock) -> None:
         assert await until(lambda: w.tracker.beats[-1][1].paused) < 1
 
 
-async def test_changes_are_told_at_once_and_then_twice_a_second_at_most(autojump_clock) -> None:
+async def test_changes_are_told_at_once_and_then_twice_a_second_at_most(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.inventories)
         await trio.sleep(3)
@@ -242,7 +244,7 @@ async def test_changes_are_told_at_once_and_then_twice_a_second_at_most(autojump
         await until(w.agrees, 1)
 
 
-async def test_what_becomes_whole_is_told_without_waiting_for_the_changes_before_it(autojump_clock) -> None:
+async def test_what_becomes_whole_is_told_without_waiting_for_the_changes_before_it(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.inventories)
         await trio.sleep(3)
@@ -256,7 +258,7 @@ async def test_what_becomes_whole_is_told_without_waiting_for_the_changes_before
         assert len(w.tracker.inventories) - before <= 101 + 1 / URGENT_SECONDS_MIN + 1, "those that come together"
 
 
-async def test_a_tracker_that_restarts_knows_everything_again_within_two_beats(autojump_clock) -> None:
+async def test_a_tracker_that_restarts_knows_everything_again_within_two_beats(autojump_clock: MockClock) -> None:
     async with world() as w:
         for number in range(300):
             w.hold(number)
@@ -273,7 +275,7 @@ async def test_a_tracker_that_restarts_knows_everything_again_within_two_beats(a
         assert len(w.connected_times) == 2
 
 
-async def test_a_tracker_that_forgets_while_the_link_stands_is_told_everything(autojump_clock) -> None:
+async def test_a_tracker_that_forgets_while_the_link_stands_is_told_everything(autojump_clock: MockClock) -> None:
     async with world() as w:
         w.hold(1)
         await until(w.agrees)
@@ -281,7 +283,7 @@ async def test_a_tracker_that_forgets_while_the_link_stands_is_told_everything(a
         await until(w.agrees, 2 * BEAT_SECONDS)
 
 
-async def test_what_was_lost_with_a_link_is_told_again(autojump_clock) -> None:
+async def test_what_was_lost_with_a_link_is_told_again(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.inventories)
         for round_ in range(5):
@@ -292,7 +294,7 @@ async def test_what_was_lost_with_a_link_is_told_again(autojump_clock) -> None:
             await until(w.agrees, 40)
 
 
-async def test_a_list_of_twenty_thousand_is_told_without_being_taken_for_a_flood(autojump_clock) -> None:
+async def test_a_list_of_twenty_thousand_is_told_without_being_taken_for_a_flood(autojump_clock: MockClock) -> None:
     async with world() as w:
         for number in range(20_000):
             w.hold(number)
@@ -304,7 +306,9 @@ async def test_a_list_of_twenty_thousand_is_told_without_being_taken_for_a_flood
 # --- one link, always ---
 
 
-async def test_the_first_try_after_a_loss_is_quick_and_later_ones_are_rarer_with_jitter(autojump_clock) -> None:
+async def test_the_first_try_after_a_loss_is_quick_and_later_ones_are_rarer_with_jitter(
+    autojump_clock: MockClock,
+) -> None:
     async with world() as w:
         await until(lambda: w.link.connected)
         await w.stop_tracker()
@@ -340,7 +344,7 @@ async def test_a_tracker_that_lets_in_and_throws_out_is_not_hammered(
         assert "go away" in (w.link.statistics().trouble or "")
 
 
-async def test_a_half_open_link_is_replaced(autojump_clock) -> None:
+async def test_a_half_open_link_is_replaced(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.link.connected and w.tracker.beats)
         w.hub.freeze_all()
@@ -348,7 +352,7 @@ async def test_a_half_open_link_is_replaced(autojump_clock) -> None:
         await until(lambda: w.link.connected)
 
 
-async def test_a_tracker_that_hangs_is_dialled_again(autojump_clock) -> None:
+async def test_a_tracker_that_hangs_is_dialled_again(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         w.tracker.mute = True  # it reads and answers pings, and nothing else
@@ -358,7 +362,7 @@ async def test_a_tracker_that_hangs_is_dialled_again(autojump_clock) -> None:
         await until(lambda: w.link.statistics().beats_answered > count)
 
 
-async def test_there_is_never_more_than_one_link_to_the_tracker(autojump_clock) -> None:
+async def test_there_is_never_more_than_one_link_to_the_tracker(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         await w.links.dial(w.tracker_node)
@@ -371,7 +375,7 @@ async def test_there_is_never_more_than_one_link_to_the_tracker(autojump_clock) 
             assert len(w.tracker.live()) <= 1
 
 
-async def test_another_tracker_of_the_swarm_that_dials_us_is_sent_away(autojump_clock) -> None:
+async def test_another_tracker_of_the_swarm_that_dials_us_is_sent_away(autojump_clock: MockClock) -> None:
     async with world() as w:
         listener = await w.runtime.network.listen("0.0.0.0", 4200)
         w.nursery.start_soon(w.links.run, (listener,))
@@ -389,7 +393,7 @@ async def test_another_tracker_of_the_swarm_that_dials_us_is_sent_away(autojump_
         assert w.link.connected
 
 
-async def test_an_address_found_on_the_lan_is_tried_at_once_and_remembered(autojump_clock) -> None:
+async def test_an_address_found_on_the_lan_is_tried_at_once_and_remembered(autojump_clock: MockClock) -> None:
     async with world(tracker=False) as w:
         await trio.sleep(120)
         await w.start_tracker(port=4999)  # elsewhere than the invite said
@@ -400,7 +404,7 @@ async def test_an_address_found_on_the_lan_is_tried_at_once_and_remembered(autoj
         assert w.link.tracker.addresses == (f"{TRACKER_HOST}:4999", f"{TRACKER_HOST}:{PORT}")
 
 
-async def test_an_impostor_at_the_trackers_address_gets_nothing(autojump_clock) -> None:
+async def test_an_impostor_at_the_trackers_address_gets_nothing(autojump_clock: MockClock) -> None:
     async with world(tracker=False) as w:
         stranger = SwarmCa("another swarm", now=w.clock.wall())
         runtime = memory_runtime(w.hub.host("10.0.0.66"), clock=w.clock)
@@ -447,7 +451,7 @@ def fail(code: str) -> Callable[[m.Message], m.Message]:
     return answer
 
 
-async def test_a_question_gets_its_own_answer_whatever_the_order(autojump_clock) -> None:
+async def test_a_question_gets_its_own_answer_whatever_the_order(autojump_clock: MockClock) -> None:
     async with world() as w:
         await w.link.wait_connected()
         asked: list[m.Where] = []
@@ -473,7 +477,7 @@ async def test_a_question_gets_its_own_answer_whatever_the_order(autojump_clock)
         assert sorted(answer.request for answer in got) == sorted(question.request for question in asked)
 
 
-async def test_failures_become_our_errors(autojump_clock) -> None:
+async def test_failures_become_our_errors(autojump_clock: MockClock) -> None:
     async with world() as w:
         await w.link.wait_connected()
         w.tracker.answers = fail("not-found")
@@ -485,7 +489,7 @@ async def test_failures_become_our_errors(autojump_clock) -> None:
         assert (caught.value.code, caught.value.exit_code) == ("refused", 6)
 
 
-async def test_a_question_without_answer_a_link_or_time_is_lost(autojump_clock) -> None:
+async def test_a_question_without_answer_a_link_or_time_is_lost(autojump_clock: MockClock) -> None:
     async with world() as w:
         with pytest.raises(LinkLost, match="not connected"):
             await w.link.ask(where)
@@ -511,7 +515,7 @@ async def test_a_question_without_answer_a_link_or_time_is_lost(autojump_clock) 
         assert trio.current_time() - begun < 1, "who asks hears of the loss at once"
 
 
-async def test_an_answer_of_another_kind_ends_the_link(autojump_clock) -> None:
+async def test_an_answer_of_another_kind_ends_the_link(autojump_clock: MockClock) -> None:
     async with world() as w:
         await w.link.wait_connected()
 
@@ -525,7 +529,7 @@ async def test_an_answer_of_another_kind_ends_the_link(autojump_clock) -> None:
         await until(lambda: len(w.tracker.links) == 2)
 
 
-async def test_orders_reach_the_program_and_posts_reach_the_tracker(autojump_clock) -> None:
+async def test_orders_reach_the_program_and_posts_reach_the_tracker(autojump_clock: MockClock) -> None:
     async with world() as w:
         w.link.post(m.Ping(number=1))  # not connected yet: dropped
         await w.link.wait_connected()
@@ -540,7 +544,7 @@ async def test_orders_reach_the_program_and_posts_reach_the_tracker(autojump_clo
 # --- membership ---
 
 
-async def test_revocations_are_applied_to_links_and_kept(autojump_clock) -> None:
+async def test_revocations_are_applied_to_links_and_kept(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         w.tracker.links[-1].post(m.Revocations(revocations=w.ca.revocations(5, ["mallory"])))
@@ -556,7 +560,7 @@ async def test_revocations_are_applied_to_links_and_kept(autojump_clock) -> None
         assert w.link.connected, "a full disk costs the file, not the swarm"
 
 
-async def test_a_list_that_our_authority_did_not_sign_ends_the_link(autojump_clock) -> None:
+async def test_a_list_that_our_authority_did_not_sign_ends_the_link(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         forged = SwarmCa("another swarm", now=w.clock.wall()).revocations(99, ["node"])
@@ -565,7 +569,7 @@ async def test_a_list_that_our_authority_did_not_sign_ends_the_link(autojump_clo
         assert not w.kept and w.links.credentials.revocations_number == 1
 
 
-async def test_an_old_certificate_is_renewed_and_a_failed_try_is_repeated(autojump_clock) -> None:
+async def test_an_old_certificate_is_renewed_and_a_failed_try_is_repeated(autojump_clock: MockClock) -> None:
     async with world() as w:
         tries: list[float] = []
         fresh: list[bytes] = []
@@ -594,7 +598,7 @@ async def test_an_old_certificate_is_renewed_and_a_failed_try_is_repeated(autoju
         assert len(tries) == 3
 
 
-async def test_stopping_says_goodbye_to_the_tracker(autojump_clock) -> None:
+async def test_stopping_says_goodbye_to_the_tracker(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         link = w.tracker.links[-1]
@@ -608,7 +612,7 @@ async def test_stopping_says_goodbye_to_the_tracker(autojump_clock) -> None:
 
 
 async def test_what_nobody_misses_goes_to_a_tracker_that_likes_it_and_while_the_link_is_idle(
-    autojump_clock, monkeypatch
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = m.JobMap(tag=some_tag("film"), senders=(), runs=b"")
     posted: list[m.Message] = []
@@ -626,7 +630,9 @@ async def test_what_nobody_misses_goes_to_a_tracker_that_likes_it_and_while_the_
 # --- several trackers ---
 
 
-async def test_trackers_that_were_told_are_kept_and_the_next_one_is_dialled_when_ours_is_gone(autojump_clock) -> None:
+async def test_trackers_that_were_told_are_kept_and_the_next_one_is_dialled_when_ours_is_gone(
+    autojump_clock: MockClock,
+) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         other = NodeAddress(w.ca.node("other"), Role.TRACKER, (f"10.0.0.3:{PORT}",))
@@ -653,7 +659,7 @@ async def test_trackers_that_were_told_are_kept_and_the_next_one_is_dialled_when
         assert await until(lambda: len(w.tracker.beats) > before) < 6, "and back"
 
 
-async def test_a_list_without_the_tracker_that_answers_does_not_make_us_forget_it(autojump_clock) -> None:
+async def test_a_list_without_the_tracker_that_answers_does_not_make_us_forget_it(autojump_clock: MockClock) -> None:
     async with world() as w:
         await until(lambda: w.tracker.beats)
         other = NodeAddress(w.ca.node("other"), Role.TRACKER, (f"10.0.0.3:{PORT}",))

@@ -12,6 +12,7 @@ import trio
 from support.memory_network import MemoryHub
 from support.runtimes import TestClock, memory_runtime
 from support.swarm import SwarmCa
+from trio.testing import MockClock
 
 from protocol import messages as m
 from protocol.connection import Connection
@@ -111,7 +112,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
 
 
 @pytest.mark.parametrize("role", [Role.PEER, Role.STORAGE])
-async def test_an_invite_makes_a_member_once(tmp_path: Path, role: Role, autojump_clock) -> None:
+async def test_an_invite_makes_a_member_once(tmp_path: Path, role: Role, autojump_clock: MockClock) -> None:
     async with world(tmp_path) as w:
         invite = await w.invite(role=role)
         keyring = await join_swarm(w.runtime, invite, tmp_path / "id", "laptop")
@@ -128,7 +129,7 @@ async def test_an_invite_makes_a_member_once(tmp_path: Path, role: Role, autojum
         assert caught.value.exit_code == 6 and not await is_joined(w.runtime, tmp_path / "other")
 
 
-async def test_who_joins_knows_at_once_who_was_shut_out(tmp_path: Path, autojump_clock) -> None:
+async def test_who_joins_knows_at_once_who_was_shut_out(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with world(tmp_path) as w:
         invite = await w.invite(uses=2)
         mallory = await join_swarm(w.runtime, invite, tmp_path / "mallory", "mallory")
@@ -138,7 +139,7 @@ async def test_who_joins_knows_at_once_who_was_shut_out(tmp_path: Path, autojump
         assert (await load_keyring(w.runtime, tmp_path / "id")).credentials.is_revoked(mallory.credentials.node)
 
 
-async def test_a_member_that_leaves_joins_again_as_somebody_new(tmp_path: Path, autojump_clock) -> None:
+async def test_a_member_that_leaves_joins_again_as_somebody_new(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with world(tmp_path) as w:
         invite = await w.invite(uses=2)
         first = await join_swarm(w.runtime, invite, tmp_path / "id", "laptop")
@@ -147,7 +148,9 @@ async def test_a_member_that_leaves_joins_again_as_somebody_new(tmp_path: Path, 
         assert first.credentials.node != second.credentials.node
 
 
-async def test_a_join_whose_answer_was_lost_is_repeated_with_the_same_invite(tmp_path: Path, autojump_clock) -> None:
+async def test_a_join_whose_answer_was_lost_is_repeated_with_the_same_invite(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     async with world(tmp_path) as w:
         invite = await w.invite(uses=1)
         w.lose_answers = 2
@@ -159,7 +162,7 @@ async def test_a_join_whose_answer_was_lost_is_repeated_with_the_same_invite(tmp
 
 
 async def test_a_join_that_crashed_while_saving_is_repeated_with_the_same_invite(
-    tmp_path: Path, autojump_clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(tmp_path) as w:
         invite = await w.invite(uses=1)
@@ -192,7 +195,9 @@ async def node_of(folder: Path) -> NodeId:
     return node_id_of_key(raw_public_key(key.public_key()))
 
 
-async def test_an_expired_or_unknown_invite_is_refused_with_the_reason(tmp_path: Path, autojump_clock) -> None:
+async def test_an_expired_or_unknown_invite_is_refused_with_the_reason(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     async with world(tmp_path) as w:
         invite = await w.invite(seconds=10)
         w.clock.skew_seconds = 11
@@ -205,7 +210,7 @@ async def test_an_expired_or_unknown_invite_is_refused_with_the_reason(tmp_path:
             await join_swarm(w.runtime, unknown, tmp_path / "id", "laptop")
 
 
-async def test_all_addresses_of_an_invite_are_tried(tmp_path: Path, autojump_clock) -> None:
+async def test_all_addresses_of_an_invite_are_tried(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with world(tmp_path) as w:
         w.hub.silent.add("10.9.9.9:1")
         invite = await w.invite("10.9.9.9:1", "10.9.9.8:1", f"{HOST}:{PORT}")
@@ -213,7 +218,9 @@ async def test_all_addresses_of_an_invite_are_tried(tmp_path: Path, autojump_clo
         assert keyring.tracker.addresses[0] == f"{HOST}:{PORT}"
 
 
-async def test_where_nobody_answers_the_join_is_lost_and_may_be_tried_again(tmp_path: Path, autojump_clock) -> None:
+async def test_where_nobody_answers_the_join_is_lost_and_may_be_tried_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     async with world(tmp_path) as w:
         for addresses in (("10.9.9.9:1",), ()):
             invite = Invite(
@@ -249,7 +256,7 @@ async def heard_by(w: World, ca: SwarmCa, role: Role, authority: bytes, tmp_path
     return heard
 
 
-async def test_a_false_tracker_learns_neither_token_nor_key(tmp_path: Path, autojump_clock) -> None:
+async def test_a_false_tracker_learns_neither_token_nor_key(tmp_path: Path, autojump_clock: MockClock) -> None:
     evil = SwarmCa("evil")
     for number, (ca, role, authority) in enumerate(
         [
@@ -315,7 +322,7 @@ def joined(w: World, *, node: str = "tracker", certificate: bytes | None = None,
     return make
 
 
-async def test_odd_answers_of_a_tracker_make_no_member(tmp_path: Path, autojump_clock) -> None:
+async def test_odd_answers_of_a_tracker_make_no_member(tmp_path: Path, autojump_clock: MockClock) -> None:
     cases: list[tuple[Callable[[World], tuple], type[Exception], str]] = [
         (lambda w: (joined(w, role=Role.STORAGE),), NotTrusted, "the invite was for a peer"),
         (lambda w: (joined(w, node="other"),), LinkLost, "another tracker than itself"),
@@ -342,7 +349,7 @@ async def test_odd_answers_of_a_tracker_make_no_member(tmp_path: Path, autojump_
             assert not w.hub.open_streams() or not answers(w)
 
 
-async def test_a_key_that_others_can_read_is_not_used(tmp_path: Path, autojump_clock) -> None:
+async def test_a_key_that_others_can_read_is_not_used(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with world(tmp_path) as w:
         (tmp_path / "id").mkdir()
         (tmp_path / "id" / KEY).write_bytes(w.ca.credentials("x").private_pem())
@@ -351,7 +358,7 @@ async def test_a_key_that_others_can_read_is_not_used(tmp_path: Path, autojump_c
             await join_swarm(w.runtime, await w.invite(), tmp_path / "id", "laptop")
 
 
-async def test_the_name_is_cut_to_fit(tmp_path: Path, autojump_clock) -> None:
+async def test_the_name_is_cut_to_fit(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with world(tmp_path) as w:
         keyring = await join_swarm(w.runtime, await w.invite(), tmp_path / "id", "ä" * 500)
         assert keyring.credentials.role is Role.PEER

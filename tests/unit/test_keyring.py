@@ -182,7 +182,7 @@ async def test_the_keeper_writes_what_changed_and_never_an_older_state(
     assert keeper.keyring.trackers == (elsewhere, other)
 
 
-async def test_a_node_remembers_what_it_was_called_when_it_joined(runtime, keyring: Keyring) -> None:
+async def test_a_node_remembers_what_it_was_called_when_it_joined(runtime: Runtime, keyring: Keyring) -> None:
     await save_keyring(runtime, replace(keyring, name="camera truck"))
     assert (await load_keyring(runtime, keyring.folder)).name == "camera truck"
     await runtime.run_sync(runtime.disk.remove, keyring.folder / "name.txt")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memory_network import PIPE_BYTES
 from support.pairs import link_over, link_pair, node, some_hello, some_tag, stream_pair
+from trio.testing import MockClock
 
 from protocol import messages as m
 from protocol.codec import encode
@@ -277,7 +278,7 @@ async def test_who_does_not_read_is_dropped_before_memory_grows() -> None:
         assert await other.receive() is None
 
 
-async def test_a_long_list_waits_for_its_reader_and_arrives_whole(autojump_clock) -> None:
+async def test_a_long_list_waits_for_its_reader_and_arrives_whole(autojump_clock: MockClock) -> None:
     async with link_pair() as (one, other, _):
         many = tuple(range(1024))
         count = 4 * CONTROL_BYTES_MAX // len(encode(m.Have(tag=TAG, chunks=many)))
@@ -297,7 +298,7 @@ async def test_a_long_list_waits_for_its_reader_and_arrives_whole(autojump_clock
         assert peak < 2 * CONTROL_BYTES_MANY
 
 
-async def test_who_takes_no_byte_of_a_block_is_given_up(autojump_clock) -> None:
+async def test_who_takes_no_byte_of_a_block_is_given_up(autojump_clock: MockClock) -> None:
     async with link_pair() as (one, _, _):
         begun = trio.current_time()
         with pytest.raises(LinkLost, match="takes nothing"):
@@ -306,7 +307,7 @@ async def test_who_takes_no_byte_of_a_block_is_given_up(autojump_clock) -> None:
         assert trio.current_time() - begun < slowest + 2
 
 
-async def test_a_half_open_link_is_noticed_within_75_seconds(autojump_clock) -> None:
+async def test_a_half_open_link_is_noticed_within_75_seconds(autojump_clock: MockClock) -> None:
     async with link_pair() as (one, other, wire), trio.open_nursery() as nursery:
 
         async def listen(link) -> None:
@@ -324,7 +325,7 @@ async def test_a_half_open_link_is_noticed_within_75_seconds(autojump_clock) -> 
         assert trio.current_time() - begun <= 75
 
 
-async def test_it_is_not_silence_when_we_are_the_ones_who_do_not_listen(autojump_clock) -> None:
+async def test_it_is_not_silence_when_we_are_the_ones_who_do_not_listen(autojump_clock: MockClock) -> None:
     async with link_pair() as (one, other, _), trio.open_nursery() as nursery:
         nursery.start_soon(other.receive)
         await trio.sleep(SILENCE_SECONDS_MAX * 5)  # a slow disk between two calls of receive
@@ -334,7 +335,7 @@ async def test_it_is_not_silence_when_we_are_the_ones_who_do_not_listen(autojump
         nursery.cancel_scope.cancel()
 
 
-async def test_who_says_no_hello_is_given_up(autojump_clock) -> None:
+async def test_who_says_no_hello_is_given_up(autojump_clock: MockClock) -> None:
     for dialled_by_us in (True, False):
         dialled, accepted = await stream_pair()
         stream = dialled if dialled_by_us else accepted
@@ -483,7 +484,7 @@ async def test_a_program_that_is_cancelled_still_says_goodbye() -> None:
         assert one.alive and other.alive
 
 
-async def test_a_goodbye_to_one_who_does_not_read_takes_two_seconds_at_most(autojump_clock) -> None:
+async def test_a_goodbye_to_one_who_does_not_read_takes_two_seconds_at_most(autojump_clock: MockClock) -> None:
     async with link_pair() as (_, _, _):
         dialled, accepted = await stream_pair()
         link = link_over(dialled, Role.PEER, Role.PEER, "sleeper", dialled=True)

@@ -11,6 +11,7 @@ import trio.lowlevel
 from support.memory_network import MemoryHub
 from support.runtimes import memory_runtime
 from support.swarm import SwarmCa
+from trio.testing import MockClock
 
 from protocol import messages as m
 from protocol.errors import LinkLost, NotTrusted, RemoteProtocolError
@@ -105,7 +106,7 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> float
 # --- dialling ---
 
 
-async def test_a_dialled_link_is_served_on_both_sides_and_used_again(autojump_clock) -> None:
+async def test_a_dialled_link_is_served_on_both_sides_and_used_again(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         link = await a.links.dial(b.address)
@@ -121,7 +122,7 @@ async def test_a_dialled_link_is_served_on_both_sides_and_used_again(autojump_cl
         assert a.links.to(b.address.node) is None
 
 
-async def test_many_who_dial_at_once_share_one_link(autojump_clock) -> None:
+async def test_many_who_dial_at_once_share_one_link(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         got: list[Link] = []
@@ -136,7 +137,7 @@ async def test_many_who_dial_at_once_share_one_link(autojump_clock) -> None:
         assert not a.links._dialling
 
 
-async def test_two_who_dial_each_other_at_once_both_get_a_link_that_works(autojump_clock) -> None:
+async def test_two_who_dial_each_other_at_once_both_get_a_link_that_works(autojump_clock: MockClock) -> None:
     for _ in range(10):
         async with net() as n:
             a, b = await n.node("a"), await n.node("b")
@@ -153,7 +154,7 @@ async def test_two_who_dial_each_other_at_once_both_get_a_link_that_works(autoju
             await until(lambda a=a, b=b: a.heard and b.heard)
 
 
-async def test_we_do_not_dial_ourselves_by_id_or_by_address(autojump_clock) -> None:
+async def test_we_do_not_dial_ourselves_by_id_or_by_address(autojump_clock: MockClock) -> None:
     async with net() as n:
         a = await n.node("a", Role.TRACKER)
         with pytest.raises(LinkLost, match="ourselves"):
@@ -165,7 +166,7 @@ async def test_we_do_not_dial_ourselves_by_id_or_by_address(autojump_clock) -> N
         assert not a.served
 
 
-async def test_a_wrong_node_at_one_address_does_not_hide_the_right_one_at_another(autojump_clock) -> None:
+async def test_a_wrong_node_at_one_address_does_not_hide_the_right_one_at_another(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b, c = await n.node("a"), await n.node("b"), await n.node("c")
         n.hub.silent.add("10.9.9.9:4100")
@@ -177,7 +178,7 @@ async def test_a_wrong_node_at_one_address_does_not_hide_the_right_one_at_anothe
         assert not c.served
 
 
-async def test_of_several_good_addresses_one_link_remains(autojump_clock) -> None:
+async def test_of_several_good_addresses_one_link_remains(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         again = await b.runtime.network.listen("10.0.0.2", 4200)
@@ -190,7 +191,9 @@ async def test_of_several_good_addresses_one_link_remains(autojump_clock) -> Non
 
 
 @pytest.mark.parametrize("count", [1, 8])
-async def test_a_dial_ends_in_bounded_time_however_many_addresses_are_silent(autojump_clock, count: int) -> None:
+async def test_a_dial_ends_in_bounded_time_however_many_addresses_are_silent(
+    autojump_clock: MockClock, count: int
+) -> None:
     async with net() as n:
         a = await n.node("a")
         addresses = tuple(f"10.7.7.{number}:1" for number in range(count))
@@ -201,7 +204,7 @@ async def test_a_dial_ends_in_bounded_time_however_many_addresses_are_silent(aut
         assert trio.current_time() - begun <= DIAL_SECONDS_MAX
 
 
-async def test_an_acceptor_that_hangs_ends_the_dial_too(autojump_clock) -> None:
+async def test_an_acceptor_that_hangs_ends_the_dial_too(autojump_clock: MockClock) -> None:
     async with net() as n:
         a = await n.node("a")
         listener = await n.hub.host("10.6.6.6").listen("0.0.0.0", PORT)  # takes connections, never answers
@@ -213,7 +216,7 @@ async def test_an_acceptor_that_hangs_ends_the_dial_too(autojump_clock) -> None:
         listener.close()
 
 
-async def test_those_who_wait_for_a_dial_share_its_failure_instead_of_repeating_it(autojump_clock) -> None:
+async def test_those_who_wait_for_a_dial_share_its_failure_instead_of_repeating_it(autojump_clock: MockClock) -> None:
     async with net() as n:
         a = await n.node("a")
         n.hub.silent.add("10.7.7.7:1")
@@ -236,7 +239,7 @@ async def test_those_who_wait_for_a_dial_share_its_failure_instead_of_repeating_
         assert len(n.hub.dials) == 2, "who comes later tries again"
 
 
-async def test_a_waiting_dial_goes_on_when_the_one_before_was_cancelled(autojump_clock) -> None:
+async def test_a_waiting_dial_goes_on_when_the_one_before_was_cancelled(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         n.hub.silent.add("10.7.7.7:1")
@@ -269,7 +272,7 @@ async def test_who_does_not_run_cannot_dial() -> None:
 # --- who gets in ---
 
 
-async def test_members_only_and_no_program_ever_sees_the_others(autojump_clock) -> None:
+async def test_members_only_and_no_program_ever_sees_the_others(autojump_clock: MockClock) -> None:
     async with net() as n:
         a = await n.node("a")
         foreign = await n.node("foreign", credentials=SwarmCa("another").credentials("foreign"))
@@ -290,7 +293,7 @@ async def test_members_only_and_no_program_ever_sees_the_others(autojump_clock) 
         assert not a.served and not foreign.served and not revoked.served
 
 
-async def test_a_revoked_node_is_told_and_its_links_close(autojump_clock) -> None:
+async def test_a_revoked_node_is_told_and_its_links_close(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b, c = await n.node("a"), await n.node("b"), await n.node("c")
         await b.links.dial(a.address)
@@ -302,7 +305,7 @@ async def test_a_revoked_node_is_told_and_its_links_close(autojump_clock) -> Non
         assert c.served[0].alive
 
 
-async def test_who_is_revoked_during_hello_does_not_get_in(autojump_clock) -> None:
+async def test_who_is_revoked_during_hello_does_not_get_in(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         stream, _ = await b.runtime.security.dial(
@@ -316,7 +319,7 @@ async def test_who_is_revoked_during_hello_does_not_get_in(autojump_clock) -> No
         stream.close()
 
 
-async def test_strangers_are_counted_by_host_and_time_out(autojump_clock) -> None:
+async def test_strangers_are_counted_by_host_and_time_out(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         evil = n.hub.host("10.66.0.1")
@@ -332,7 +335,7 @@ async def test_strangers_are_counted_by_host_and_time_out(autojump_clock) -> Non
             stream.close()
 
 
-async def test_a_member_that_says_no_hello_is_dropped(autojump_clock) -> None:
+async def test_a_member_that_says_no_hello_is_dropped(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         raw = await b.runtime.network.dial("10.0.0.1", PORT)
@@ -342,7 +345,7 @@ async def test_a_member_that_says_no_hello_is_dropped(autojump_clock) -> None:
         stream.close()
 
 
-async def test_a_member_cannot_open_links_without_end(autojump_clock) -> None:
+async def test_a_member_cannot_open_links_without_end(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         refused = 0
@@ -357,7 +360,7 @@ async def test_a_member_cannot_open_links_without_end(autojump_clock) -> None:
 # --- the door ---
 
 
-async def test_a_door_that_fails_or_hangs_does_not_take_the_listener_with_it(autojump_clock) -> None:
+async def test_a_door_that_fails_or_hangs_does_not_take_the_listener_with_it(autojump_clock: MockClock) -> None:
     async with net() as n:
         tracker, peer = await n.node("tracker", Role.TRACKER), await n.node("peer")
 
@@ -386,7 +389,7 @@ async def test_a_door_that_fails_or_hangs_does_not_take_the_listener_with_it(aut
 # --- serving and ending ---
 
 
-async def test_a_peer_that_breaks_a_rule_is_told_and_the_others_stay(autojump_clock) -> None:
+async def test_a_peer_that_breaks_a_rule_is_told_and_the_others_stay(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b, c = await n.node("a"), await n.node("b"), await n.node("c")
 
@@ -404,7 +407,7 @@ async def test_a_peer_that_breaks_a_rule_is_told_and_the_others_stay(autojump_cl
         assert other.alive
 
 
-async def test_drop_closes_every_link_to_a_node_and_says_why(autojump_clock) -> None:
+async def test_drop_closes_every_link_to_a_node_and_says_why(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         for _ in range(3):
@@ -415,7 +418,7 @@ async def test_drop_closes_every_link_to_a_node_and_says_why(autojump_clock) -> 
         assert all("struck: wrong bytes" in (link.lost or "") for link in b.served)
 
 
-async def test_a_node_that_stops_says_goodbye_to_all_and_leaves_nothing_open(autojump_clock) -> None:
+async def test_a_node_that_stops_says_goodbye_to_all_and_leaves_nothing_open(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b, c = await n.node("a"), await n.node("b"), await n.node("c")
         await a.links.dial(b.address)
@@ -431,7 +434,7 @@ async def test_a_node_that_stops_says_goodbye_to_all_and_leaves_nothing_open(aut
             await a.links.dial(b.address)
 
 
-async def test_nothing_is_left_after_links_that_were_reset_refused_or_cancelled(autojump_clock) -> None:
+async def test_nothing_is_left_after_links_that_were_reset_refused_or_cancelled(autojump_clock: MockClock) -> None:
     async with net() as n:
         a, b = await n.node("a"), await n.node("b")
         await trio.testing.wait_all_tasks_blocked()

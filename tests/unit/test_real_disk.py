@@ -71,7 +71,9 @@ def test_what_is_in_memory_is_known_by_its_device() -> None:
     assert not real._is_memory(os.makedev(4095, 255))
 
 
-def test_where_room_cannot_be_reserved_the_file_grows_all_the_same(tmp_path: Path, monkeypatch) -> None:
+def test_where_room_cannot_be_reserved_the_file_grows_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise error_of(errno.EOPNOTSUPP)
 
@@ -91,7 +93,9 @@ def test_where_room_cannot_be_reserved_the_file_grows_all_the_same(tmp_path: Pat
         (errno.EROFS, StorageBroken),
     ],
 )
-def test_every_write_that_fails_is_full_or_broken(tmp_path: Path, monkeypatch, number: int, expected) -> None:
+def test_every_write_that_fails_is_full_or_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error_of(number)
 
@@ -121,7 +125,7 @@ def test_every_write_that_fails_is_full_or_broken(tmp_path: Path, monkeypatch, n
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "source"], "no torn beginning is left"
 
 
-def test_a_failed_sync_is_broken_storage_whatever_the_reason(tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_sync_is_broken_storage_whatever_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise error_of(errno.ENOSPC)
 
@@ -180,7 +184,7 @@ def test_a_small_file_is_replaced_as_a_whole_with_its_mode(tmp_path: Path) -> No
 
 
 def test_a_small_file_is_durable_before_it_has_its_name_and_the_name_before_we_return(
-    tmp_path: Path, monkeypatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
     fsync, rename = os.fsync, Path.rename

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from runtime import strangers as module
 from runtime.strangers import STRANGERS_PER_HOST_MAX, WAIT_SECONDS_MAX, Strangers, origin
@@ -41,7 +41,9 @@ def office(count: int, first: int = 0) -> list[str]:
     return [f"10.0.0.1:{number}" for number in range(first, first + count)]
 
 
-async def test_who_finds_all_places_of_his_host_taken_comes_in_when_one_goes_the_first_first(autojump_clock) -> None:
+async def test_who_finds_all_places_of_his_host_taken_comes_in_when_one_goes_the_first_first(
+    autojump_clock: MockClock,
+) -> None:
     async with trio.open_nursery() as nursery:
         crowd = Crowd(nursery)
         inside, outside = office(STRANGERS_PER_HOST_MAX), office(3, first=1000)
@@ -60,7 +62,7 @@ async def test_who_finds_all_places_of_his_host_taken_comes_in_when_one_goes_the
     assert crowd.strangers == Strangers()
 
 
-async def test_nobody_waits_longer_than_the_dialler_does(autojump_clock) -> None:
+async def test_nobody_waits_longer_than_the_dialler_does(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         crowd = Crowd(nursery)
         await crowd.come(*office(STRANGERS_PER_HOST_MAX))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -95,7 +96,9 @@ async def test_redirects_are_not_followed() -> None:
     assert answer.status == 307
 
 
-async def test_proxies_and_passwords_of_the_environment_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+async def test_proxies_and_passwords_of_the_environment_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
