@@ -14,7 +14,7 @@ from protocol.errors import CommandError, ConfigError, UpswarmError
 from runtime.config import Secret
 from runtime.places import PROGRAMS, Program
 from upswarm.client import NoProgram
-from upswarm.console import Console, failure, verb
+from upswarm.console import Console, TypedPathType, failure, verb
 from upswarm.programs import config_kind, load_program_config
 from upswarm.text import shown, table
 
@@ -91,7 +91,7 @@ def show_config(console: Console, program: Program | None) -> None:
 
 
 @config_group.command(name="validate")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.argument("file", type=TypedPathType(path_type=Path, dir_okay=False), required=False)
 @verb
 def validate_config(console: Console, file: Path | None) -> None:
     """Check a config file, or the one that is used; exit code 2 says what is wrong."""

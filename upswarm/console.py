@@ -88,6 +88,15 @@ def failure(error: UpswarmError) -> dict[str, Any]:
     return {"code": code, "message": str(error), "exit_code": error.exit_code}
 
 
+class TypedPathType(click.Path):
+    """A path. Not an empty one: "$FOLDER", which nobody had set, must not mean the folder one stands in."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if os.fspath(value) in ("", b""):
+            self.fail('an empty path; "." is the current folder', parameter, context)
+        return super().convert(value, parameter, context)
+
+
 def _set_home(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
     console = context.ensure_object(Console)
     if value is not None:
@@ -103,7 +112,7 @@ def home_option(command: Callable[P, R]) -> Callable[P, R]:
     """Give a verb ``--home``."""
     option = click.option(
         "--home",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=TypedPathType(path_type=Path, file_okay=False),
         envvar="UPSWARM_HOME",
         callback=_set_home,
         expose_value=False,
@@ -164,15 +173,6 @@ class DurationType(click.ParamType[float]):
             return parse_duration_seconds(str(value))
         except ValueError as error:
             self.fail(str(error), parameter, context)
-
-
-class TypedPathType(click.Path):
-    """A path. Not an empty one: "$FOLDER", which nobody had set, must not mean the folder one stands in."""
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        if os.fspath(value) in ("", b""):
-            self.fail('an empty path; "." is the current folder', parameter, context)
-        return super().convert(value, parameter, context)
 
 
 RATE = RateType()

@@ -27,7 +27,7 @@ import click
 from protocol.errors import CommandError, IntegrityError, StorageFull
 from runtime.config import parse_size_bytes
 from upswarm.client import Client, PutResult
-from upswarm.console import RATE, Console, verb
+from upswarm.console import RATE, Console, TypedPathType, verb
 from upswarm.hashing import manifest_of
 from upswarm.local_swarm import LocalSwarm, ProcessFailed, Program
 from upswarm.progress import progress_on
@@ -42,7 +42,7 @@ _PIECE_BYTES = 1 << 20
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", required=False, type=TypedPathType(path_type=Path, dir_okay=False))
 @click.option("--peers", type=click.IntRange(2, 32), default=4, show_default=True, help="How many push together.")
 @click.option("--uplink", type=RATE, default="20mbit", show_default=True, help="Cap of each peer's uplink.")
 @click.option("--size", default=SIZE, show_default=True, help="Size of the generated file when no FILE is given.")

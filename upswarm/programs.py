@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from runtime.places import Program
-from upswarm.console import RATE, Console, home_option
+from upswarm.console import RATE, TYPED_PATH, Console, home_option
 
 CONFIG_NAMES: dict[str, str] = {"tracker": "TrackerConfig", "storage": "StorageConfig", "daemon": "DaemonConfig"}
 
@@ -90,7 +90,7 @@ def tracker(console: Console, /, no_mdns: bool, advertise: tuple[str, ...], **fl
 
 @click.command()
 @_common
-@click.option("--data", type=click.Path(path_type=Path), help="Folder for what is stored.")
+@click.option("--data", type=TYPED_PATH, help="Folder for what is stored.")
 @click.pass_obj
 def storage(console: Console, /, no_mdns: bool, advertise: tuple[str, ...], **flags: Any) -> None:
     """Run a storage node."""

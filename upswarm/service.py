@@ -21,7 +21,7 @@ import click
 
 from protocol.errors import CommandError, ConfigError
 from runtime.places import PROGRAMS, Places, Program
-from upswarm.console import Console, verb
+from upswarm.console import TYPED_PATH, Console, TypedPathType, verb
 from upswarm.text import report
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
@@ -117,13 +117,13 @@ PROGRAM = click.argument("program", type=click.Choice(PROGRAMS))
 @USER
 @click.option(
     "--writes",
-    type=click.Path(path_type=Path),
+    type=TYPED_PATH,
     multiple=True,
     metavar="DIR",
     help="A folder beyond /var/lib/upswarm that it may write in; several times if there are several.",
 )
 @click.option(
-    "--into", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Only write the unit there."
+    "--into", type=TypedPathType(path_type=Path, file_okay=False), metavar="DIR", help="Only write the unit there."
 )
 @verb
 def install(console: Console, program: Program, user: bool, writes: tuple[Path, ...], into: Path | None) -> None:

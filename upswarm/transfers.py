@@ -282,7 +282,7 @@ def unshare(console: Console, what: str) -> None:
     """Offer a file no longer; the file itself stays."""
     path = Path(what)
     with console.client() as daemon:
-        console.give(daemon.call("unshare", {"what": absolute(path) if is_there(path) else what}))
+        console.give(daemon.call("unshare", {"what": absolute(path) if what and is_there(path) else what}))
 
 
 def _steer(method: str, words: str) -> Callable[[Console, str | None], None]:

@@ -49,7 +49,7 @@ def test_a_link_that_leads_in_a_circle_is_told(capsys: Capture, tmp_path: Path) 
 
 
 def test_what_is_no_path_is_unshared_as_a_name(capsys: Capture, tmp_path: Path) -> None:
-    for what in (TOO_LONG, TAG, "circle"):
+    for what in (TOO_LONG, TAG, "circle", ""):
         with running(tmp_path, unshare={"paths": []}) as fake:
             assert call(capsys, "unshare", what, "--home", tmp_path).code == 0
         assert fake.asked == [("unshare", {"what": what})]
@@ -58,12 +58,13 @@ def test_what_is_no_path_is_unshared_as_a_name(capsys: Capture, tmp_path: Path) 
 @pytest.mark.parametrize(
     "arguments",
     [("put", ""), ("put", __file__, ""), ("share", ""), ("get", TAG, "-o", ""), ("tag", ""), ("verify", "", TAG),
-     ("watch", "add", ""), ("watch", "remove", "")],
+     ("watch", "add", ""), ("watch", "remove", ""), ("status", "--home", ""), ("demo", ""), ("storage", "--data", ""),
+     ("config", "validate", ""), ("service", "install", "daemon", "--into", "")],
 )  # fmt: skip
 def test_an_empty_path_is_not_the_current_folder(capsys: Capture, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """``upswarm put "$FOLDER"``, where nobody set FOLDER, must not store whatever lies around."""
     with running(tmp_path, put={}, share={}, get={}, watch_add={}, watch_remove={}) as fake:
-        ended = call(capsys, *arguments, "--home", tmp_path)
+        ended = call(capsys, "--home", tmp_path, *arguments)
     assert ended.code == 2 and "empty path" in ended.err and fake.asked == []
 
 
