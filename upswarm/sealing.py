@@ -16,7 +16,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,8 +297,17 @@ def _hidden(target: Path, tag: Tag, word: str) -> Path:
 def _got(link: Link, target: Path, result: GetResult | None) -> GetResult:
     size_bytes = target.stat().st_size
     if result is None:
-        here: Mapping[str, Any] = {"id": "", "state": "done", "seconds": 0.0, "instant": True, "from": {}}
-        return {"tag": str(link.tag), "size": size_bytes, "name": link.name, "path": str(target), **here}  # type: ignore[typeddict-item]  # mypy does not look into **
+        return {
+            "id": "",
+            "tag": str(link.tag),
+            "size": size_bytes,
+            "name": link.name,
+            "path": str(target),
+            "state": "done",
+            "seconds": 0.0,
+            "instant": True,
+            "from": {},
+        }
     result["path"], result["name"], result["size"] = str(target), link.name, size_bytes
     return result
 
