@@ -25,6 +25,7 @@ from runtime.seam import Runtime
 from storage.intake import Intake
 from storage.jobs import Job, bytes_in
 from storage.ledger.base import Acknowledgement, Ledger
+from storage.passage import Passage
 from storage.room import ROOM_SECONDS_BETWEEN
 from storage.shelf import LiveJob, Shelf
 from storage.spools import spool_path
@@ -38,12 +39,20 @@ class Adopter:
     """``node``: who is said to have delivered such files: this node itself."""
 
     def __init__(
-        self, runtime: Runtime, ledger: Ledger, shelf: Shelf, intake: Intake, spool_folder: Path, node: NodeId
+        self,
+        runtime: Runtime,
+        ledger: Ledger,
+        shelf: Shelf,
+        intake: Intake,
+        passage: Passage,
+        spool_folder: Path,
+        node: NodeId,
     ) -> None:
         self._runtime = runtime
         self._ledger = ledger
         self._shelf = shelf
         self._intake = intake
+        self._passage = passage
         self._spool_folder = spool_folder
         self._node = node
 
@@ -82,7 +91,7 @@ class Adopter:
         audience = tuple(entry.audience) if entry is not None else ()
         if entry is not None:
             log.info("a whole file takes the place of what came of it so far", tag=str(tag))
-            job = await self._intake.set_aside(entry)
+            job = await self._passage.set_aside(entry)
         else:
             resting = self._shelf.resting.get(tag)
             job = resting.job if resting is not None else Job(manifest)

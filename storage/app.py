@@ -53,11 +53,13 @@ from storage.ledger.base import Ledger
 from storage.ledger.choice import chosen_ledger
 from storage.ledger.postgres import OpenShared
 from storage.parts import PartPolicy
+from storage.passage import Means, Passage
 from storage.recovery import Recovered, recover
 from storage.reports import Reporter
 from storage.room import Room
 from storage.sharing import Sharing
 from storage.shelf import Shelf
+from storage.spools import Spools
 from storage.statistics import (
     LiveJobStatistics,
     StorageStatistics,
@@ -111,18 +113,21 @@ class StorageNode:
             at_once = config.s3_parts_at_once
             limit = trio.CapacityLimiter(PARTS_AT_ONCE_TIMES * at_once)
             policy = PartPolicy(backend.parts, remote=ledger.shared, at_once=at_once, limit=limit)
-        self.intake = Intake(
-            runtime,
-            self.engine,
-            ledger,
-            backend,
-            self.shelf,
-            self.reporter,
-            self.room,
-            spool,
+        spools = Spools(runtime, spool)
+        means = Means(
+            runtime=runtime,
+            engine=self.engine,
+            ledger=ledger,
+            backend=backend,
+            shelf=self.shelf,
+            reporter=self.reporter,
+            room=self.room,
+            spools=spools,
             parts=policy,
             direct=self.direct,
         )
+        self.passage = Passage(means)
+        self.intake = Intake(means, self.passage)
         self.sharing: Sharing | None = None
         if ledger.shared and backend.parts is not None:
             self.sharing = Sharing(
@@ -131,10 +136,11 @@ class StorageNode:
                 self.shelf,
                 self.holdings,
                 self.intake,
+                spools,
                 lease_seconds=config.lease_seconds,
             )
         terms = Terms(config.expires_seconds, config.unnamed_seconds)
-        self.keeper = Keeper(runtime, ledger, backend, self.shelf, self.holdings, self.intake, terms)
+        self.keeper = Keeper(runtime, ledger, backend, self.shelf, self.holdings, self.passage, spools, terms)
         self.usage = Usage(ledger, config.quotas)
         mender = Mender(
             runtime,
@@ -165,13 +171,14 @@ class StorageNode:
             runtime,
             ledger,
             self.shelf,
-            self.intake,
+            self.passage,
+            spools,
             rest_seconds=config.rest_seconds,
             idle_seconds=config.idle_seconds,
         )
         self.arrivals: Arrivals | None = None
         if config.http is not None and config.http_uploads:
-            adopter = Adopter(runtime, ledger, self.shelf, self.intake, spool, keyring.credentials.node)
+            adopter = Adopter(runtime, ledger, self.shelf, self.intake, self.passage, spool, keyring.credentials.node)
             self.arrivals = Arrivals(
                 runtime,
                 self.room,
@@ -217,7 +224,7 @@ class StorageNode:
             async with trio.open_nursery() as parts:
                 await parts.start(self.engine.run)
                 await parts.start(self.reporter.run)
-                await parts.start(self.intake.run)
+                await parts.start(self.passage.run)
                 if self.sharing is not None:
                     await parts.start(self.sharing.run)
                 for job in recovered.open_jobs:

@@ -9,77 +9,36 @@ is not decided here (desk.py, jobs.py).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TypeVarTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 import trio
 
-from exchange.engine import Engine
 from exchange.spool import Spool
 from protocol.bitmap import Bitmap
 from protocol.errors import StorageFull, StorageUnavailable
 from protocol.ids import NodeId, Tag
 from protocol.manifest import Manifest
 from runtime.link import Link
-from runtime.seam import Runtime
-from storage.backends.base import Backend
-from storage.direct import Direct
 from storage.jobs import Job
-from storage.ledger.base import LeaseLost, Ledger
+from storage.ledger.base import LeaseLost
 from storage.maps import Makers
-from storage.parts import Begun, PartPolicy, PartUpload, found
-from storage.passage import Passage
-from storage.reports import Reporter
-from storage.room import Room
+from storage.parts import Begun, PartUpload, found
+from storage.passage import Means, Passage
 from storage.shared import Shared
-from storage.shelf import LiveJob, Shelf
-from storage.spools import Spools
+from storage.shelf import LiveJob
 
 log = structlog.get_logger()
-
-Ts = TypeVarTuple("Ts")
 
 
 class Intake:
     """``turns``: opening, claiming, withdrawing and storing of one tag happen one after the other."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        engine: Engine,
-        ledger: Ledger,
-        backend: Backend,
-        shelf: Shelf,
-        reporter: Reporter,
-        room: Room,
-        spool_folder: Path,
-        parts: PartPolicy | None = None,
-        direct: Direct | None = None,
-    ) -> None:
-        self._spools = Spools(runtime, spool_folder)
-        self._passage = Passage(runtime, engine, ledger, backend, shelf, reporter, room, self._spools, parts, direct)
-        self.turns = self._passage.turns
-        self._runtime = runtime
-        self._engine = engine
-        self._ledger = ledger
-        self._shelf = shelf
-        self._reporter = reporter
-        self._parts = parts
-        self._direct = direct
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after all jobs until cancelled.
-
-        Raises:
-            StorageBroken: what the disk holds is unknown; the process must end.
-        """
-        await self._passage.run(task_status)
-
-    def beside(self, work: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
-        """Do ``work`` beside all jobs: whoever asked for it may go, and it is done all the same."""
-        self._passage.beside(work, *args)
+    def __init__(self, means: Means, passage: Passage) -> None:
+        self.turns = passage.turns
+        self.beside = passage.beside
+        self._means = means
+        self._passage = passage
 
     # --- opening ---
 
@@ -90,15 +49,15 @@ class Intake:
             StorageFull: no room; nothing has changed.
         """
         tag = manifest.tag
-        resting = self._shelf.resting.get(tag)
+        resting = self._means.shelf.resting.get(tag)
         at_once = self._at_once(manifest) and (resting is None or not resting.job.durable)
         spool = await self._open_spool(manifest)
         try:
-            await self._ledger.open_job(manifest, node, names, self._runtime.clock.wall())
+            await self._means.ledger.open_job(manifest, node, names, self._means.runtime.clock.wall())
         except (StorageFull, LeaseLost):
             await spool.aclose()
-            if tag not in self._shelf.resting:
-                await self.remove_spool(tag)
+            if tag not in self._means.shelf.resting:
+                await self._means.spools.remove(tag)
             raise
         job = resting.job if resting is not None else Job(manifest)
         # The desk took another size only if it can be true: what is durable is right by both.
@@ -109,7 +68,7 @@ class Intake:
 
     def _at_once(self, manifest: Manifest) -> bool:
         """Whether a file is acknowledged by being stored (passage.py): one chunk, and a backend that is near."""
-        return self._parts is None and manifest.tag.chunks == 1
+        return self._means.parts is None and manifest.tag.chunks == 1
 
     async def resume(self, job: Job, *, ours: bool = True) -> None:
         """Go on with an open job, of a process before or of another node. One that has no room any more fails. The
@@ -122,9 +81,9 @@ class Intake:
             return
         except StorageFull as error:
             job.fail(f"no room to go on: {error}")
-            wall = self._runtime.clock.wall()
-            await self._ledger.end_job(job.tag, job.state, job.reason, wall)
-            self._shelf.put_resting(job, wall)
+            wall = self._means.runtime.clock.wall()
+            await self._means.ledger.end_job(job.tag, job.state, job.reason, wall)
+            self._means.shelf.put_resting(job, wall)
             log.warning("job failed", tag=str(job.tag), reason=job.reason)
             return
         self._begin(job, spool, begun=begun)
@@ -132,29 +91,24 @@ class Intake:
     async def _begun(self, job: Job, local: Bitmap) -> Begun | None:
         """Return how far a job's parts have come; None: it has none. ``local``: what is durable in the spool file, if
         that file is there, and beside what is apart."""
-        if self._parts is None or not self._parts.store.takes(job.manifest.size_bytes):
+        if self._means.parts is None or not self._means.parts.store.takes(job.manifest.size_bytes):
             return None
-        kept = await self._ledger.take(job.tag)
+        kept = await self._means.ledger.take(job.tag)
         if kept is None:
             raise LeaseLost(job.tag, "another storage node is at it")
-        if not await self._spools.is_there(job.tag):
+        if not await self._means.spools.is_there(job.tag):
             local = Bitmap(job.tag.chunks)
         elif kept.upload is not None:
             local = local - kept.upload.apart
         while True:
             try:
-                begun = await found(self._ledger, self._parts.store, kept, local)
+                begun = await found(self._means.ledger, self._means.parts.store, kept, local)
             except StorageUnavailable as error:
                 log.warning("job waits for the store", tag=str(job.tag), reason=str(error))
                 await trio.sleep(error.retry_after_seconds)
                 continue
             job.durable = kept.job.durable
             return begun
-
-    async def set_aside(self, entry: LiveJob) -> Job:
-        """Stop the work on an open job, without its end: nobody is told, and the caller begins it again (``go_on``)
-        before it gives back the tag's turn."""
-        return await self._passage.set_aside(entry)
 
     async def go_on(self, job: Job, audience: Iterable[Link] = ()) -> LiveJob:
         """Work on an open job whose spool file and ledger row say what ``job`` says. The caller has the tag's turn.
@@ -165,24 +119,16 @@ class Intake:
         begun = await self._begun(job, job.durable)
         entry = self._begin(job, await self._open_spool(job.manifest), audience, begun)
         # Whoever downloads it hears of the chunks that came all at once.
-        self._engine.gained(job.tag, list(job.durable))
+        self._means.engine.gained(job.tag, list(job.durable))
         return entry
 
     async def _open_spool(self, manifest: Manifest) -> Spool:
         try:
-            return await self._spools.open(manifest)
+            return await self._means.spools.open(manifest)
         except StorageFull:
-            if manifest.tag not in self._shelf.resting:
-                await self.remove_spool(manifest.tag)
+            if manifest.tag not in self._means.shelf.resting:
+                await self._means.spools.remove(manifest.tag)
             raise
-
-    async def remove_spool(self, tag: Tag) -> None:
-        """Remove a spool file, durably; absent is fine."""
-        await self._spools.remove(tag)
-
-    async def forget_upload(self, tag: Tag) -> None:
-        """Abort what the store has of a job that nobody is to go on with. The caller has its turn."""
-        await self._passage.forget_upload(tag)
 
     def _begin(
         self,
@@ -193,8 +139,8 @@ class Intake:
         *,
         at_once: bool = False,
     ) -> LiveJob:
-        assert job.tag not in self._shelf.live
-        wall = self._runtime.clock.wall()
+        assert job.tag not in self._means.shelf.live
+        wall = self._means.runtime.clock.wall()
         held: list[LiveJob] = []
 
         def on_verified(chunk: int, makers: Mapping[NodeId, int]) -> None:
@@ -207,7 +153,7 @@ class Intake:
             if entry.parts is not None:
                 entry.parts.verified(chunk, makers)
 
-        swarm = self._engine.fetch(job.manifest, spool, job.durable, on_verified)
+        swarm = self._means.engine.fetch(job.manifest, spool, job.durable, on_verified)
         entry = LiveJob(
             job,
             Shared(spool, spool.aclose),
@@ -221,32 +167,32 @@ class Intake:
         held.append(entry)
         if begun is not None:
             entry.parts = self._part_upload(entry, begun)
-            if self._direct is not None:
-                self._direct.prepare(entry)
+            if self._means.direct is not None:
+                self._means.direct.prepare(entry)
         if job.durable.complete:
             entry.all_durable.set()
-        self._shelf.put_live(entry)
+        self._means.shelf.put_live(entry)
         self._passage.begin(entry)
         if at_once:
             # Mostly it has ended by the time this is told.
-            self._reporter.moved(entry)
+            self._means.reporter.moved(entry)
         else:
-            self._reporter.turned(entry)
+            self._means.reporter.turned(entry)
         log.info("job open", tag=str(job.tag), size_bytes=job.manifest.size_bytes, chunks_stored=len(job.durable))
         return entry
 
     def _part_upload(self, entry: LiveJob, begun: Begun) -> PartUpload:
-        assert self._parts is not None
+        assert self._means.parts is not None
 
-        policy = self._parts
+        policy = self._means.parts
 
         def put(chunk: int, makers: Mapping[NodeId, int]) -> None:
             if policy.remote and chunk not in entry.job.durable:
                 self._passage.durability.note(entry, chunk, makers)
 
         return PartUpload(
-            runtime=self._runtime,
-            ledger=self._ledger,
+            runtime=self._means.runtime,
+            ledger=self._means.ledger,
             policy=policy,
             manifest=entry.job.manifest,
             spool=entry.spool,
@@ -260,45 +206,41 @@ class Intake:
 
     def join(self, link: Link, tag: Tag) -> None:
         """``link`` uploads or helps; it hears how the job of ``tag`` goes, if there is one."""
-        entry = self._shelf.live.get(tag)
+        entry = self._means.shelf.live.get(tag)
         if entry is not None:
             entry.audience[link] = None
-            self._reporter.moved(entry)
+            self._means.reporter.moved(entry)
 
     def leave(self, link: Link) -> None:
         """``link`` has ended."""
-        for entry in self._shelf.live.values():
+        for entry in self._means.shelf.live.values():
             if entry.audience.pop(link, "") is None:
-                self._reporter.moved(entry)
+                self._means.reporter.moved(entry)
 
     def offers_changed(self, tag: Tag) -> None:
         """Somebody offers more or less of ``tag``: whether it is safe may have changed."""
-        entry = self._shelf.live.get(tag)
+        entry = self._means.shelf.live.get(tag)
         if entry is not None:
-            self._reporter.moved(entry)
+            self._means.reporter.moved(entry)
 
     async def claim(self, entry: LiveJob, node: NodeId, name: str) -> None:
         """``node`` wants a live job's file, under ``name``. The caller has the tag's turn."""
-        await self._ledger.claim(entry.tag, node, name)
+        await self._means.ledger.claim(entry.tag, node, name)
         entry.job.claim(node, name)
-        self._reporter.turned(entry)
+        self._means.reporter.turned(entry)
 
     async def withdraw(self, tag: Tag, node: NodeId) -> None:
         """``node`` no longer wants it; the last one's word cancels the job."""
         async with self.turns.of(tag):
-            entry = self._shelf.live.get(tag)
+            entry = self._means.shelf.live.get(tag)
             if entry is None or node not in entry.job.uploaders:
                 return
             try:
                 if entry.job.withdraw(node):
                     await self._passage.stop(entry)
                 else:
-                    await self._ledger.withdraw(tag, node)
-                    self._reporter.turned(entry)
+                    await self._means.ledger.withdraw(tag, node)
+                    self._means.reporter.turned(entry)
             except LeaseLost as error:
                 log.warning("a withdrawal is for another storage node to hear", reason=str(error))
                 entry.disown(str(error))
-
-    async def cancel(self, entry: LiveJob, reason: str) -> None:
-        """End an open job unfinished; what is durable rests. The caller has the tag's turn."""
-        await self._passage.cancel(entry, reason)

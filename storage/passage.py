@@ -19,6 +19,7 @@ and who takes part, is intake.py.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVarTuple
 
 import structlog
@@ -47,34 +48,30 @@ log = structlog.get_logger()
 Ts = TypeVarTuple("Ts")
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What jobs are worked on with, by intake.py and here. ``parts`` and ``direct``: how large files go into a store of
+    parts, and how others put them there; None: not at all."""
+
+    runtime: Runtime
+    engine: Engine
+    ledger: Ledger
+    backend: Backend
+    shelf: Shelf
+    reporter: Reporter
+    room: Room
+    spools: Spools
+    parts: PartPolicy | None = None
+    direct: Direct | None = None
+
+
 class Passage:
     """``turns``: opening, claiming, withdrawing and storing of one tag happen one after the other."""
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        engine: Engine,
-        ledger: Ledger,
-        backend: Backend,
-        shelf: Shelf,
-        reporter: Reporter,
-        room: Room,
-        spools: Spools,
-        parts: PartPolicy | None,
-        direct: Direct | None,
-    ) -> None:
+    def __init__(self, means: Means) -> None:
         self.turns: Turns[Tag] = Turns()
-        self.durability = Durability(runtime, ledger, self._acknowledged)
-        self._runtime = runtime
-        self._engine = engine
-        self._ledger = ledger
-        self._backend = backend
-        self._shelf = shelf
-        self._reporter = reporter
-        self._room = room
-        self._spools = spools
-        self._parts = parts
-        self._direct = direct
+        self.durability = Durability(means.runtime, means.ledger, self._acknowledged)
+        self._means = means
         self._jobs: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -105,7 +102,7 @@ class Passage:
         await entry.ended.wait()
         if entry.job.state is JobState.COMMITTING:
             entry.job.reopen(())
-        del self._shelf.live[entry.tag]
+        del self._means.shelf.live[entry.tag]
         entry.swarm.close()
         await entry.spool.retire()
         return entry.job
@@ -127,12 +124,12 @@ class Passage:
 
     async def forget_upload(self, tag: Tag) -> None:
         """Abort what the store has of a job that nobody is to go on with. The caller has its turn."""
-        upload = (await self._ledger.uploads()).get(tag)
-        if upload is None or self._parts is None:
+        upload = (await self._means.ledger.uploads()).get(tag)
+        if upload is None or self._means.parts is None:
             return
-        await self._ledger.drop_upload(tag)
+        await self._means.ledger.drop_upload(tag)
         try:
-            await self._parts.store.abort(tag, upload)
+            await self._means.parts.store.abort(tag, upload)
         except StorageUnavailable as error:
             log.warning("an upload could not be aborted; it is later", tag=str(tag), reason=str(error))
 
@@ -155,19 +152,19 @@ class Passage:
         """The job is another storage node's. Whoever uploads it comes again, and is told by the tracker where to."""
         log.warning("job abandoned", tag=str(entry.tag), reason=entry.disowned)
         links = list(entry.audience)
-        self._shelf.drop_live(entry, resting_since=None)
+        self._means.shelf.drop_live(entry, resting_since=None)
         entry.swarm.close()
         for link in links:
             link.close("busy", "another storage node has this job now")
         await entry.spool.retire()
-        await self._spools.remove(entry.tag)
+        await self._means.spools.remove(entry.tag)
 
     async def _see_through_parts(self, entry: LiveJob, parts: PartUpload) -> None:
         async with trio.open_nursery() as sending:
             sending.start_soon(parts.run, name=f"parts {entry.tag.root.hex()[:8]}")
             sending.start_soon(self._mend, entry, parts, name=f"mend {entry.tag.root.hex()[:8]}")
-            if self._direct is not None:
-                sending.start_soon(self._direct.run, entry, parts, self.durability, name="direct")
+            if self._means.direct is not None:
+                sending.start_soon(self._means.direct.run, entry, parts, self.durability, name="direct")
             await self._fill_parts(entry, parts)
             sending.cancel_scope.cancel()
         while True:
@@ -175,7 +172,7 @@ class Passage:
                 if await self._store(entry):
                     break
             await trio.sleep(ROOM_SECONDS_BETWEEN)
-        await self._spools.remove(entry.tag)
+        await self._means.spools.remove(entry.tag)
 
     async def _mend(self, entry: LiveJob, parts: PartUpload) -> None:
         """Fetch again what turned out lost or rotten, until cancelled."""
@@ -198,7 +195,7 @@ class Passage:
                 continue
             if entry.job.state is JobState.OPEN:
                 entry.job.begin_commit()
-                self._reporter.turned(entry)
+                self._means.reporter.turned(entry)
             try:
                 await parts.finish()
                 return
@@ -216,9 +213,9 @@ class Passage:
             await self._fill(entry)
             await entry.all_durable.wait()
             entry.job.begin_commit()
-            self._reporter.turned(entry)
+            self._means.reporter.turned(entry)
             async with entry.spool.use() as spool:
-                rotten = await rotten_in_spool(self._runtime, spool)
+                rotten = await rotten_in_spool(self._means.runtime, spool)
             if not rotten:
                 break
             log.error("chunks rotted before commit", tag=str(entry.tag), chunks=rotten[:16], count=len(rotten))
@@ -245,7 +242,7 @@ class Passage:
         while True:
             await self._fill(entry)
             async with entry.spool.use() as spool:
-                rotten = await rotten_in_spool(self._runtime, spool)
+                rotten = await rotten_in_spool(self._means.runtime, spool)
             if not rotten:
                 break
             log.error("chunks rotted before commit", tag=str(entry.tag), chunks=rotten, count=len(rotten))
@@ -253,7 +250,7 @@ class Passage:
             await self._fetch_again(entry, rotten)
         entry.job.begin_commit(arrived=entry.pending)
         try:
-            await self._backend.store(entry.tag, self._spools.path(entry.tag), entry.job.manifest.size_bytes)
+            await self._place(entry)
         except (StorageFull, StorageUnavailable) as error:
             log.warning("commit waits", tag=str(entry.tag), reason=str(error))
             entry.at_once = False
@@ -281,21 +278,21 @@ class Passage:
             except StorageFull as error:
                 log.warning("job waits for room", tag=str(entry.tag), reason=str(error))
                 entry.job.pause(f"no room: {error}")
-                self._reporter.turned(entry)
+                self._means.reporter.turned(entry)
                 await trio.sleep(ROOM_SECONDS_BETWEEN)
-                await self._room.wait_free(1)
+                await self._means.room.wait_free(1)
                 entry.job.pause("")
-                self._reporter.turned(entry)
+                self._means.reporter.turned(entry)
 
     async def _refuted(self, entry: LiveJob, reason: str) -> None:
         async with self.turns.of(entry.tag):
-            if self._shelf.live.get(entry.tag) is entry:
+            if self._means.shelf.live.get(entry.tag) is entry:
                 await self.cancel(entry, reason)
 
     def _acknowledged(self, entry: LiveJob, chunks: list[int]) -> None:
-        self._shelf.note_progress(entry)
-        self._reporter.stored(entry, chunks)
-        self._engine.gained(entry.tag, [chunk for chunk in chunks if chunk in entry.readable])
+        self._means.shelf.note_progress(entry)
+        self._means.reporter.stored(entry, chunks)
+        self._means.engine.gained(entry.tag, [chunk for chunk in chunks if chunk in entry.readable])
         if entry.job.durable.complete:
             entry.all_durable.set()
         if entry.parts is not None:
@@ -305,22 +302,25 @@ class Passage:
         durable = entry.job.durable.copy()
         for chunk in rotten:
             durable.discard(chunk)
-        await self._ledger.set_durable(entry.tag, durable)
+        await self._means.ledger.set_durable(entry.tag, durable)
         entry.job.lose(rotten)
         entry.all_durable = trio.Event()
         entry.swarm.reopen(rotten)
-        self._shelf.note_progress(entry)
-        self._reporter.turned(entry)
+        self._means.shelf.note_progress(entry)
+        self._means.reporter.turned(entry)
         # While it was complete, new offers were answered "complete" and forgotten.
         for link in list(entry.audience):
-            self._engine.ask(link, entry.tag)
+            self._means.engine.ask(link, entry.tag)
+
+    async def _place(self, entry: LiveJob) -> None:
+        path = self._means.spools.path(entry.tag)
+        await self._means.backend.store(entry.tag, path, entry.job.manifest.size_bytes)
 
     async def _hand_over(self, entry: LiveJob) -> None:
         """Let the backend take the file, again and again while it has no room or does not answer."""
         while True:
             try:
-                path = self._spools.path(entry.tag)
-                await self._backend.store(entry.tag, path, entry.job.manifest.size_bytes)
+                await self._place(entry)
                 return
             except StorageFull as error:
                 reason, seconds = f"no room: {error}", ROOM_SECONDS_BETWEEN
@@ -335,36 +335,36 @@ class Passage:
         arrived = given(entry.pending) if entry.at_once else NOTHING
         grants = job.grants(arrived)
         try:
-            files = await self._ledger.store(entry.tag, grants, self._runtime.clock.wall())
+            files = await self._means.ledger.store(entry.tag, grants, self._means.runtime.clock.wall())
         except StorageFull as error:
             log.warning("commit waits", tag=str(entry.tag), reason=str(error))
             return False
         if entry.at_once:
             job.acknowledge(entry.pending, arrived)
         job.finish()
-        self._shelf.put_stored(files)
-        self._shelf.drop_live(entry, resting_since=None)
+        self._means.shelf.put_stored(files)
+        self._means.shelf.drop_live(entry, resting_since=None)
         entry.swarm.close()
-        self._reporter.closed(entry, frozenset(node for node, _ in grants))
+        self._means.reporter.closed(entry, frozenset(node for node, _ in grants))
         await entry.spool.retire()
         log.info("stored", tag=str(entry.tag), size_bytes=job.manifest.size_bytes, names=[name for _, name in grants])
         return True
 
     async def _close(self, entry: LiveJob) -> bool:
         """It was cancelled or has failed: ledger, and then everybody. False: the ledger has no room."""
-        job, wall = entry.job, self._runtime.clock.wall()
+        job, wall = entry.job, self._means.runtime.clock.wall()
         try:
-            await self._ledger.end_job(entry.tag, job.state, job.reason, wall)
+            await self._means.ledger.end_job(entry.tag, job.state, job.reason, wall)
         except StorageFull as error:
             log.warning("end of a job waits", tag=str(entry.tag), reason=str(error))
             return False
-        self._shelf.drop_live(entry, resting_since=wall)
+        self._means.shelf.drop_live(entry, resting_since=wall)
         entry.swarm.close()
-        self._engine.lost(entry.tag)
+        self._means.engine.lost(entry.tag)
         if entry.parts is not None and not entry.parts.begun.apart:
             # All of it is in the spool file; parts that wait for nobody cost money.
             await self.forget_upload(entry.tag)
-        self._reporter.closed(entry, frozenset())
+        self._means.reporter.closed(entry, frozenset())
         await entry.spool.retire()
         log.info("job ended", tag=str(entry.tag), state=job.state.value, reason=job.reason)
         return True

@@ -23,6 +23,7 @@ from storage.holdings import StorageHoldings
 from storage.intake import Intake
 from storage.ledger.base import Ledger
 from storage.shelf import Shelf
+from storage.spools import Spools
 
 log = structlog.get_logger()
 
@@ -39,6 +40,7 @@ class Sharing:
         shelf: Shelf,
         holdings: StorageHoldings,
         intake: Intake,
+        spools: Spools,
         *,
         lease_seconds: float,
     ) -> None:
@@ -47,6 +49,7 @@ class Sharing:
         self._shelf = shelf
         self._holdings = holdings
         self._intake = intake
+        self._spools = spools
         self._lease_seconds = lease_seconds
         self._strays: set[tuple[Tag, str]] = set()
 
@@ -72,7 +75,7 @@ class Sharing:
             self._shelf.put_stored([file for file in news.stored if self._shelf.stored.get(file.tag) != file])
             for file in news.stored:
                 if self._shelf.resting.pop(file.tag, None) is not None:
-                    await self._intake.remove_spool(file.tag)  # what we had of it is worth nothing now
+                    await self._spools.remove(file.tag)  # what we had of it is worth nothing now
             for tag in news.gone:
                 if tag in self._shelf.stored:
                     self._shelf.drop_stored(tag)

@@ -12,9 +12,10 @@ import trio
 from protocol.errors import StorageFull
 from protocol.ids import Tag
 from runtime.seam import Runtime
-from storage.intake import Intake
 from storage.ledger.base import LeaseLost, Ledger
+from storage.passage import Passage
 from storage.shelf import Shelf
+from storage.spools import Spools
 
 log = structlog.get_logger()
 
@@ -30,7 +31,8 @@ class Sweeper:
         runtime: Runtime,
         ledger: Ledger,
         shelf: Shelf,
-        intake: Intake,
+        passage: Passage,
+        spools: Spools,
         *,
         rest_seconds: float,
         idle_seconds: float,
@@ -38,7 +40,8 @@ class Sweeper:
         self._runtime = runtime
         self._ledger = ledger
         self._shelf = shelf
-        self._intake = intake
+        self._passage = passage
+        self._spools = spools
         self._rest_seconds = rest_seconds
         self._idle_seconds = idle_seconds
 
@@ -60,23 +63,23 @@ class Sweeper:
                 await self._forget(tag)
         for entry in list(self._shelf.live.values()):
             if not entry.audience and now - entry.moved_at >= self._idle_seconds:
-                async with self._intake.turns.of(entry.tag):
+                async with self._passage.turns.of(entry.tag):
                     # What was stored once is never given up: somebody may come back who has what is missing of it.
                     idle = self._shelf.live.get(entry.tag) is entry and not entry.audience
                     if idle and entry.tag not in await self._ledger.mending():
-                        await self._intake.cancel(entry, "nobody delivered anything for too long")
+                        await self._passage.cancel(entry, "nobody delivered anything for too long")
 
     async def _forget(self, tag: Tag) -> None:
-        async with self._intake.turns.of(tag):
+        async with self._passage.turns.of(tag):
             if tag not in self._shelf.resting:
                 return  # put again while we waited
             # The row first: a spool file without a row is removed at the next start, a row without its file only
             # makes somebody upload again.
             try:
-                await self._intake.forget_upload(tag)
+                await self._passage.forget_upload(tag)
                 await self._ledger.forget_job(tag)
             except LeaseLost as error:
                 log.info("an unfinished job went to another storage node", tag=str(tag), reason=str(error))
             del self._shelf.resting[tag]
-            await self._intake.remove_spool(tag)
+            await self._spools.remove(tag)
             log.info("unfinished job forgotten", tag=str(tag))

@@ -22,10 +22,11 @@ from protocol.ids import NodeId, Tag
 from runtime.seam import Runtime
 from storage.backends.base import Backend
 from storage.holdings import StorageHoldings
-from storage.intake import Intake
 from storage.keeping.terms import Terms, due
 from storage.ledger.base import Binding, Ledger
+from storage.passage import Passage
 from storage.shelf import Shelf
+from storage.spools import Spools
 
 log = structlog.get_logger()
 
@@ -61,7 +62,8 @@ class Keeper:
         backend: Backend,
         shelf: Shelf,
         holdings: StorageHoldings,
-        intake: Intake,
+        passage: Passage,
+        spools: Spools,
         terms: Terms,
     ) -> None:
         self.counts = KeeperStatistics()
@@ -70,7 +72,8 @@ class Keeper:
         self._backend = backend
         self._shelf = shelf
         self._holdings = holdings
-        self._intake = intake
+        self._passage = passage
+        self._spools = spools
         self._terms = terms
         self._read_at = 0.0  # wall clock; when to read all names again
 
@@ -90,7 +93,7 @@ class Keeper:
         if now < self._read_at:
             return
         for tag in await self._ledger.doomed():
-            async with self._intake.turns.of(tag):
+            async with self._passage.turns.of(tag):
                 if tag not in self._shelf.stored and self._shelf.job_of(tag) is None:
                     await self._clear(tag)
         bindings = await self._ledger.bindings()
@@ -140,13 +143,13 @@ class Keeper:
         return Removed(removed, [tag for tag in dict.fromkeys(row.tag for row in rows) if tag not in removed])
 
     async def _remove_whole(self, tag: Tag) -> Removed:
-        async with self._intake.turns.of(tag):
+        async with self._passage.turns.of(tag):
             if not await self._ledger.remove(tag):
                 raise NotFound(f"{tag} is not stored here, it is still being uploaded; cancel the upload instead")
             entry = self._shelf.live.get(tag)
             if entry is not None:
                 # It was being mended.
-                await self._intake.set_aside(entry)
+                await self._passage.set_aside(entry)
                 self._shelf.book.drop(tag)
             await self._gone(tag)
         log.info("removed", what=str(tag), node=None)
@@ -160,7 +163,7 @@ class Keeper:
         removed = []
         for tag, positions in by_tag.items():
             # One file at a time: nobody may be granted it between its last name and its removal.
-            async with self._intake.turns.of(tag):
+            async with self._passage.turns.of(tag):
                 collected = await self._ledger.collect(positions, [tag] if tag in self._shelf.stored else [])
                 self._shelf.put_stored(collected.changed)
                 if tag in collected.doomed:
@@ -184,6 +187,6 @@ class Keeper:
         if self._ledger.shared and tag not in await self._ledger.doomed():
             return  # Somebody puts it again, at another storage node.
         await self._backend.delete(tag)
-        await self._intake.remove_spool(tag)
+        await self._spools.remove(tag)
         await self._ledger.cleared(tag)
         log.info("object removed", tag=str(tag))

@@ -176,15 +176,15 @@ def ledger_with_synchronous_normal() -> Iterator[None]:
 @contextlib.contextmanager
 def stored_before_the_object_is_in_place() -> Iterator[None]:
     passage = storage.passage.Passage
-    hand_over = passage._hand_over
+    place = passage._place
 
     async def hasty(self: Any, entry: Any) -> None:
         state, entry.job.state = entry.job.state, storage.passage.JobState.STORED
-        self._reporter.closed(entry, frozenset(node for node, _ in entry.job.grants()))
+        self._means.reporter.closed(entry, frozenset(node for node, _ in entry.job.grants()))
         entry.job.state = state
-        await hand_over(self, entry)
+        await place(self, entry)
 
-    with patched(passage, "_hand_over", hasty):
+    with patched(passage, "_place", hasty):
         yield
 
 
@@ -271,7 +271,7 @@ def commit_with_a_missing_chunk() -> Iterator[None]:
     with (
         patched(passage, "_acknowledged", hasty),
         patched(passage, "_fill", fill),
-        patched(Job, "begin_commit", lambda job: job._move(storage.passage.JobState.COMMITTING)),
+        patched(Job, "begin_commit", lambda job, arrived=(): job._move(storage.passage.JobState.COMMITTING)),
         no_final_verification(),
     ):
         yield
