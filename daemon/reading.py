@@ -228,6 +228,9 @@ class _ChunkFile:
     def sync(self) -> None:
         """Memory is not durable, and nobody thinks so."""
 
+    def uncache(self, offset: int, size_bytes: int) -> None:
+        """It is all there is."""
+
     def resize(self, size_bytes: int) -> None:
         assert size_bytes == self._size_bytes
 

@@ -33,6 +33,9 @@ _PIECE_BYTES = 512 * KIB
 # So long what was seen in the file counts as being there. Longer ago, somebody may have written into it, or the disk
 # may be what it is: it is read again before the whole file counts.
 FRESH_SECONDS = 30.0
+# What comes faster than over any usual line does not stay in the system's memory once it is durable: it would drive out
+# everything else there, and the next pages are those just freed, which costs less than to find others.
+RUSH_BYTES_PER_SECOND = 200 * MIB
 
 
 class Hash(Protocol):
@@ -67,6 +70,12 @@ class _Filling:
     since: float
 
 
+def is_rush(size_bytes: int, came_bytes: int, seconds: float) -> bool:
+    """Whether a file of which ``came_bytes`` came in ``seconds`` comes so fast that it passes through memory: faster
+    than usual lines, and whole before any of it would be read again (``FRESH_SECONDS``)."""
+    return came_bytes >= RUSH_BYTES_PER_SECOND * seconds and came_bytes * FRESH_SECONDS >= size_bytes * seconds
+
+
 class Spool:
     """A file of ``manifest``'s size. ``write_blocks`` may be called by several threads, each with chunks of its own."""
 
@@ -77,6 +86,8 @@ class Spool:
         self._file = file
         self._filling: dict[int, _Filling] = {}
         self._seen_since: dict[int, float] = {}  # whole and right chunk -> since when
+        self._began_at = math.inf
+        self._unsynced: list[int] = []  # right chunks since the last sync
 
     @classmethod
     async def open(
@@ -112,6 +123,7 @@ class Spool:
         judged = []
         for write in writes:
             position = self.manifest.layout.offset_of(write.chunk) + write.offset
+            self._began_at = min(self._began_at, write.at)
             self._seen_since.pop(write.chunk, None)
             filling = self._filling.get(write.chunk)
             if write.offset == 0:
@@ -128,6 +140,7 @@ class Spool:
                 right = self._hash_rest(write.chunk, filling.hasher, filling.done) == self.manifest.digests[write.chunk]
                 if right:
                     self._seen_since[write.chunk] = filling.since
+                    self._unsynced.append(write.chunk)
                 judged.append((write.chunk, right))
         return judged
 
@@ -224,13 +237,25 @@ class Spool:
         if count != len(target):
             raise ChunkMissing(f"{self.path.name} is shorter than its manifest")
 
-    async def sync(self) -> None:
-        """Make everything that was written durable.
+    async def sync(self, *, passing: bool = False) -> None:
+        """Make everything that was written durable. ``passing``: nobody here reads it soon, so that what comes in a
+        rush (``is_rush``) need not stay in the system's memory.
 
         Raises:
             StorageBroken: nobody knows what is.
         """
-        await self._runtime.run_sync(self._file.sync)
+        layout = self.manifest.layout
+        seconds = max(0.0, self._runtime.clock.monotonic() - self._began_at)
+        rush = passing and is_rush(layout.size_bytes, len(self._seen_since) * layout.chunk_bytes, seconds)
+
+        def work() -> None:
+            chunks, self._unsynced = self._unsynced, []
+            self._file.sync()
+            if rush:
+                for chunk in chunks:
+                    self._file.uncache(layout.offset_of(chunk), layout.bytes_of(chunk))
+
+        await self._runtime.run_sync(work)
 
     async def aclose(self) -> None:
         """Close the file; it stays where it is."""

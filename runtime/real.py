@@ -122,6 +122,11 @@ class RealFile:
         except OSError as error:
             raise StorageBroken(f"fdatasync {self._path.name}: {error}") from error
 
+    def uncache(self, offset: int, size_bytes: int) -> None:
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._descriptor, offset, size_bytes, os.POSIX_FADV_DONTNEED)
+
     def resize(self, size_bytes: int) -> None:
         try:
             status = os.fstat(self._descriptor)

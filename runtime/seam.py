@@ -165,6 +165,10 @@ class File(Protocol):
         """
         ...
 
+    def uncache(self, offset: int, size_bytes: int) -> None:
+        """The system need not keep these bytes in memory, as far as they are on the disk. Only a hint."""
+        ...
+
     def resize(self, size_bytes: int) -> None:
         """Grow (reserving room where the file system can) or shrink.
 

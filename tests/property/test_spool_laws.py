@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.spool import FRESH_SECONDS, Spool, Write
+from exchange.spool import FRESH_SECONDS, RUSH_BYTES_PER_SECOND, Spool, Write, is_rush
 from protocol.errors import ChunkMissing, StorageBroken
 from protocol.limits import MIB
 from protocol.manifest import Layout, Manifest, tag_of
@@ -183,6 +183,53 @@ async def test_a_chunk_that_was_written_into_again_is_read_again() -> None:
     file.reads_fail = True
     with pytest.raises(StorageBroken):
         await spool.rotten()
+
+
+@given(
+    size=st.integers(0, 1 << 44),
+    came=st.integers(0, 1 << 44),
+    seconds=st.floats(0.001, 1e6),
+    more=st.integers(1, 1 << 40),
+)
+def test_a_rush_is_fast_and_over_before_anything_is_read_again(size: int, came: int, seconds: float, more: int) -> None:
+    if is_rush(size, came, seconds):
+        assert came / seconds >= RUSH_BYTES_PER_SECOND * 0.999
+        assert size / (came / seconds) <= FRESH_SECONDS * 1.001
+        assert is_rush(size, came + more, seconds) and is_rush(max(0, size - more), came, seconds)
+    assert not is_rush(int(came / seconds * FRESH_SECONDS * 1.01) + more, came, seconds)
+    assert not is_rush(size, int(RUSH_BYTES_PER_SECOND * 0.99 * seconds), seconds)
+
+
+class WatchedFile(MemoryFile):
+    """Keeps what was said to it besides reads and writes."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.said: list[str | tuple[int, int]] = []
+
+    def sync(self) -> None:
+        self.said.append("sync")
+
+    def uncache(self, offset: int, size_bytes: int) -> None:
+        self.said.append((offset, size_bytes))
+
+
+async def test_what_passes_in_a_rush_leaves_memory_once_it_is_durable_and_right() -> None:
+    file = WatchedFile(len(DATA))
+    spool = spool_on(file)
+    clock = spool._runtime.clock
+    places = [(LAYOUT.offset_of(chunk), LAYOUT.bytes_of(chunk)) for chunk in range(CHUNKS)]
+    wrong = memoryview(bytes(LAYOUT.bytes_of(1)))
+    assert spool.write_blocks([*whole(0, clock.now), Write(1, 0, wrong, True, clock.now)]) == [(0, True), (1, False)]
+    await spool.sync(passing=True)
+    assert file.said == ["sync", places[0]]
+    spool.write_blocks(whole(1, clock.now))
+    await spool.sync()
+    assert file.said[2:] == ["sync"], "somebody will read it"
+    spool.write_blocks(whole(2, clock.now))
+    clock.now += 1.0
+    await spool.sync(passing=True)
+    assert file.said[3:] == ["sync"], "so few bytes in a second are no rush"
 
 
 async def test_reading_gives_the_bytes_or_says_that_they_are_missing() -> None:

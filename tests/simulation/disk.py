@@ -250,6 +250,9 @@ class SimFile:
         self._disk.maybe_fail_sync(self._path)
         self.inode.sync()
 
+    def uncache(self, offset: int, size_bytes: int) -> None:
+        """What is read is the same."""
+
     def resize(self, size_bytes: int) -> None:
         self._disk.step("resize", self._path)
         self._disk.reserve(max(0, size_bytes - len(self.inode.data)))

@@ -71,6 +71,9 @@ class FatedFile:
     def sync(self) -> None:
         self._fate.change(f"sync {self._name}", self._file.sync)
 
+    def uncache(self, offset: int, size_bytes: int) -> None:
+        self._file.uncache(offset, size_bytes)
+
     def resize(self, size_bytes: int) -> None:
         self._fate.change(f"resize {self._name}", lambda: self._file.resize(size_bytes))
 

@@ -40,6 +40,18 @@ def test_a_file_is_written_and_read_anywhere(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_need_not_stay_in_memory_is_still_in_the_file(tmp_path: Path) -> None:
+    file = DISK.open_write(tmp_path / "file")
+    data = os.urandom(1 << 20)
+    file.write(data, 0)
+    file.sync()
+    file.uncache(0, len(data))
+    target = memoryview(bytearray(len(data)))
+    assert file.read_into(target, 0) == len(data) and target == data
+    file.close()
+    file.uncache(0, len(data))  # a hint: nobody hears of it
+
+
 def test_a_file_grows_with_room_reserved_and_shrinks(tmp_path: Path) -> None:
     file = DISK.open_write(tmp_path / "file")
     file.write(b"abc", 0)
