@@ -151,9 +151,9 @@ class Arena:
         return Sample(seconds, size / MIB, *spent, size, {"MiB resident": self.resident(self.fetcher)})
 
     def warm(self, *sources: Path) -> None:
-        """Touch as much memory as a run will write, at the last moment: it is cold again soon."""
-        if self.data.is_relative_to("/dev/shm"):
-            warm(sources[0].parent, sum(source.stat().st_size for source in sources) // MIB)
+        """Touch as much memory as a run will write, at the last moment: it is cold again soon. What goes to a disk is
+        written to memory first."""
+        warm(sources[0].parent, sum(source.stat().st_size for source in sources) // MIB)
 
     def resident(self, program: Program) -> float:
         """Return what a program keeps in memory, in MiB."""
