@@ -453,29 +453,40 @@ def _latest(times: list[float | None]) -> float | None:
     return None if any(at is None for at in times) else max(at for at in times if at is not None)
 
 
+def _watched_lines(scene: Scene) -> Iterator[tuple[str, bool, float]]:
+    """Yield whose line it is, whether it is what comes, and how much it carries, in Mbit/s."""
+    yield "storage", True, scene.cap or min(SERVER_MBIT, sum(scene.useful.values()))
+    if scene.get:
+        yield "storage", False, SERVER_MBIT
+    for router in scene.routers:
+        if router.up is not None:
+            yield f"{router.lan}-router", False, router.up
+    for host in scene.hosts:
+        if host.name in ("tracker", "storage"):
+            continue
+        if host.up is not None:
+            yield host.name, False, host.up
+        if host.name in scene.get and host.down is not None:
+            yield host.name, True, host.down
+
+
 def _lines(run: _Run, began_at: float, seconds: float | None) -> str:
     """Return each line's use over time: a digit for each part of it, tenths of what the line carries; * is full."""
     samples = run.testbed.samples
     if len(samples) < 2 or seconds is None:
         return ""
-    rates = {host.name: host.up for host in run.scene.hosts} | {f"{r.lan}-router": r.up for r in run.scene.routers}
     width = seconds / BUCKETS
-    shown = [f"      each column {width:.2f} s; uplinks, and storage's downlink"]
-    for owner in samples[0].sent:
-        rate = SERVER_MBIT if owner == "storage" else rates.get(owner)
-        if owner == "tracker" or rate is None:
-            continue
-        if owner == "storage":
-            rate = run.scene.cap or min(SERVER_MBIT, sum(run.scene.useful.values()))
+    shown = [f"      each column {width:.2f} s; what leaves (>) and, of whoever receives, what comes (<)"]
+    for name, received, mbit in _watched_lines(run.scene):
         text, total = "", 0.0
         for bucket in range(BUCKETS):
             inside = [s for s in samples if bucket * width <= s.at - began_at <= (bucket + 1) * width]
             if len(inside) < 2:
                 text += "?"
                 continue
-            counted = [s.received[owner] if owner == "storage" else s.sent[owner] for s in (inside[0], inside[-1])]
-            share = (counted[1] - counted[0]) * 8 / (inside[-1].at - inside[0].at) / (rate * 1e6)
+            counted = [sample.received[name] if received else sample.sent[name] for sample in (inside[0], inside[-1])]
+            share = (counted[1] - counted[0]) * 8 / (inside[-1].at - inside[0].at) / (mbit * 1e6)
             total += share / BUCKETS
             text += "*" if share >= 0.95 else str(int(share * 10))
-        shown.append(f"      {owner:<16} {text}  {100 * total:.1f} % of {rate:g} Mbit/s")
+        shown.append(f"      {'<' if received else '>'} {name:<16} {text}  {100 * total:.1f} % of {mbit:g} Mbit/s")
     return "\n".join(shown)
