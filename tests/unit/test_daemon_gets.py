@@ -49,6 +49,14 @@ async def share(world: World, daemon: Daemon, path: Path) -> Tag:
     return manifest.tag
 
 
+def spoil(part: Path, chunks: int, word: bytes) -> None:
+    """Write ``word`` into each of the first ``chunks`` chunks of what was fetched so far."""
+    with part.open("r+b") as file:
+        for chunk in range(chunks):
+            file.seek(chunk * MIB + 1000)
+            file.write(word)
+
+
 async def connected(daemon: Daemon) -> Daemon:
     with trio.fail_after(SECONDS_MAX):
         await daemon.tracker_link.wait_connected()
@@ -128,10 +136,7 @@ async def test_what_was_spoiled_on_disk_meanwhile_is_fetched_again(world: World,
             await connected(bert)
             get = await bert.gets.get(tag, "", world.folder / "copy")
             await fetched(get, 6 * MIB)
-        with get.part.open("r+b") as part:
-            for chunk in range(10):
-                part.seek(chunk * MIB + 1000)
-                part.write(b"spoiled")
+        spoil(get.part, 10, b"spoiled")
         async with world.daemon("bert") as bert:
             (again,) = bert.gets.all()
             await ended(bert, again)
@@ -150,10 +155,7 @@ async def test_a_chunk_that_rots_before_the_end_is_fetched_again(
             await connected(bert)
             get = await bert.gets.get(tag, "", world.folder / "copy")
             await fetched(get, 5 * MIB)
-            with get.part.open("r+b") as part:
-                for chunk in range(10):
-                    part.seek(chunk * MIB + 1000)
-                    part.write(b"rotten")
+            spoil(get.part, 10, b"rotten")
             await ended(bert, get)
             assert get.state is GetState.DONE and get.target.read_bytes() == data
 

@@ -31,6 +31,12 @@ async def ended(daemon: Daemon, put: Put) -> Put:
     return put
 
 
+async def arrived(put: Put, size_bytes: int) -> None:
+    with trio.fail_after(SECONDS_MAX):
+        while put.bytes_stored < size_bytes:
+            await put.changed.wait()
+
+
 async def test_a_file_is_stored_and_stays_in_the_library(world: World, autojump_clock: object) -> None:
     data = some_bytes(3 * MIB + 17)
     async with world.running(), world.daemon() as daemon:
@@ -92,9 +98,7 @@ async def test_a_put_goes_on_when_storage_comes_back(world: World, autojump_cloc
         async with world.site.storage():
             world.tracker.assigned = world.site.address
             put = await daemon.puts.put(world.file("film", data), "film")
-            with trio.fail_after(SECONDS_MAX):
-                while put.bytes_stored < 5 * MIB:
-                    await put.changed.wait()
+            await arrived(put, 5 * MIB)
         async with world.site.storage():
             world.tracker.assigned = world.site.address
             await daemon.settings.change(up=None)
@@ -109,9 +113,7 @@ async def test_a_file_that_changes_while_it_is_sent_fails_the_put(world: World, 
     async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         path = world.file("film", data)
         put = await daemon.puts.put(path, "film")
-        with trio.fail_after(SECONDS_MAX):
-            while put.bytes_stored < 2 * MIB:
-                await put.changed.wait()
+        await arrived(put, 2 * MIB)
         path.write_bytes(some_bytes(20 * MIB, seed=2))
         await ended(daemon, put)
         assert put.state is PutState.FAILED
@@ -123,9 +125,7 @@ async def test_a_file_that_was_only_touched_is_sent_on(world: World, autojump_cl
     async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         path = world.file("film", data)
         put = await daemon.puts.put(path, "film")
-        with trio.fail_after(SECONDS_MAX):
-            while put.bytes_stored < 2 * MIB:
-                await put.changed.wait()
+        await arrived(put, 2 * MIB)
         path.chmod(0o600)
         path.touch()
         assert (await ended(daemon, put)).state is PutState.STORED
@@ -141,9 +141,7 @@ async def test_a_paused_put_offers_nothing_until_it_is_resumed(world: World, aut
     data = some_bytes(10 * MIB)
     async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         put = await daemon.puts.put(world.file("film", data), "film")
-        with trio.fail_after(SECONDS_MAX):
-            while put.bytes_stored < 2 * MIB:
-                await put.changed.wait()
+        await arrived(put, 2 * MIB)
         await daemon.puts.pause(put)
         assert put.tag is not None and daemon.library.holding(put.tag) is None
         await trio.sleep(60)
@@ -158,9 +156,7 @@ async def test_a_cancelled_put_is_withdrawn(world: World, autojump_clock: object
     data = some_bytes(10 * MIB)
     async with world.running(), world.daemon(up_bytes_per_second=1e6) as daemon:
         put = await daemon.puts.put(world.file("film", data), "film")
-        with trio.fail_after(SECONDS_MAX):
-            while put.bytes_stored < 2 * MIB:
-                await put.changed.wait()
+        await arrived(put, 2 * MIB)
         await daemon.puts.cancel(put)
         assert put.state is PutState.CANCELLED
         await world.tracker.wait(lambda: not world.tracker.jobs)
