@@ -164,7 +164,7 @@ class Watching:
             names, found = await self._runtime.run_sync(self._find, folder)
         except (CommandError, OSError) as error:
             # Not there now, an unplugged disk perhaps: what was done stays done.
-            self._say(folder, str(error))
+            self._say(folder, (isinstance(error, OSError) and error.strerror) or str(error))
             return False
         self._say(folder, "")
         await self._forget(

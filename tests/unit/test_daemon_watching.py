@@ -65,7 +65,7 @@ async def test_moved_and_deleted_files_do_not_confuse_it(world: World, autojump_
         (folder / "b").write_bytes(some_bytes(1200))
         await until(lambda: stored(daemon).count("b") == 2)
         folder.rename(world.folder / "elsewhere")
-        await until(lambda: bool(daemon.watching.to_json()[0]["trouble"]))
+        await until(lambda: daemon.watching.to_json()[0]["trouble"] == "No such file or directory")
         (world.folder / "elsewhere").rename(folder)
         await until(lambda: not daemon.watching.to_json()[0]["trouble"])
         assert stored(daemon) == ["a", "b", "b", "moved"]
