@@ -60,6 +60,11 @@ class Flow:
             self._bytes -= self._recent.popleft()[1]
         return self._bytes / _WINDOW_SECONDS
 
+    def seconds_for(self, size_bytes: int, now: float) -> float:
+        """Return how long a full line takes for so much; infinity while nothing is known of it."""
+        best = self._best_now(now)
+        return size_bytes / best if best else math.inf
+
     def is_full(self, now: float) -> bool:
         """Whether as much leaves as the line is known to carry. While nothing is known: yes."""
         return self.rate(now) >= _FULL_SHARE * self._best_now(now)

@@ -32,6 +32,9 @@ from protocol.ids import Tag
 GRANTS_PER_LINK_MAX = 2
 # Who was given something and has not taken it for so long is not one of the few that get first copies at a time.
 STUCK_SECONDS = 1.0
+# The same once it is known what our line carries: so many times as long as that takes for all that is on its way.
+SLOW = 1.5
+SLOW_SECONDS = 0.03
 # What left for the first time is in the kernel's buffers for a while, and the next request for more of it comes only
 # when it has arrived: so long it counts as leaving.
 FIRST_SECONDS = 1.0
@@ -104,7 +107,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self.waiting: dict[_Class, dict[_Place, Wanted]] = {kind: {} for kind in _CLASSES}
-        self.granted: deque[Turn] = deque()  # for each block on its way
+        self.granted: deque[tuple[Turn, int]] = deque()  # for each block on its way, with its length
         self.turn_bytes = 0
         self.begun: tuple[Tag, int] | None = None  # the chunk of which it was given something last
         self.moved_at = -math.inf  # when it last was given something, or had taken it
@@ -127,6 +130,7 @@ class Uplink:
         self._repeats = 0  # blocks on their way that were withheld
         self._first_at = -math.inf  # when something last left, or was to leave, for the first time
         self._firsts: dict[int, int] = {}  # links to which something is leaving for the first time, and how many blocks
+        self._way_bytes = 0  # on their way
         self._breadth = Breadth()
         self._turn_bytes = 0  # of whom was served last
 
@@ -195,7 +199,8 @@ class Uplink:
         queue = self._queues.pop(link, None)
         if queue is not None:
             self._flow.ended(len(queue.granted))
-            self._repeats -= sum(turn is Turn.WITHHELD for turn in queue.granted)
+            self._repeats -= sum(turn is Turn.WITHHELD for turn, _ in queue.granted)
+            self._way_bytes -= sum(length for _, length in queue.granted)
             self._firsts.pop(link, None)
             for links in self._waiting.values():
                 links.discard(link)
@@ -243,7 +248,8 @@ class Uplink:
         wanted = queue.waiting[kind].pop(next(iter(queue.waiting[kind])))
         self._turn_bytes = queue.turn_bytes
         queue.turn_bytes += wanted.length
-        queue.granted.append(turn)
+        queue.granted.append((turn, wanted.length))
+        self._way_bytes += wanted.length
         queue.moved_at = now
         if turn is Turn.FIRST:
             queue.begun = wanted.tag, wanted.chunk
@@ -260,12 +266,16 @@ class Uplink:
     def _may_begin(self, tag: Tag, now: float) -> bool:
         """Whether one more receiver may be begun with."""
         busy = sum(queue.begun is not None and queue.begun[0] == tag for queue in self._moving(now))
-        return busy < AT_LEAST or busy < self._breadth.count(now, self._flow.rate(now))
+        if busy < AT_LEAST or not self._flow.is_full(now):
+            return True
+        return busy < self._breadth.count(now, self._flow.rate(now))
 
     def _moving(self, now: float) -> Iterator[_Queue]:
-        """Yield those who are taking something that leaves for the first time."""
+        """Yield those who are taking something that leaves for the first time, and no more slowly than our line would
+        let them: behind slow ones the next one's turn comes at once."""
+        patience_seconds = min(STUCK_SECONDS, max(SLOW_SECONDS, SLOW * self._flow.seconds_for(self._way_bytes, now)))
         queues = (self._queues[link] for link in self._firsts)
-        return (queue for queue in queues if now - queue.moved_at < STUCK_SECONDS)
+        return (queue for queue in queues if now - queue.moved_at < patience_seconds)
 
     def _may_repeat(self, now: float) -> bool:
         if not (any(self._waiting[kind] for kind in _FIRST) or now - self._first_at < FIRST_SECONDS):
@@ -287,7 +297,8 @@ class Uplink:
         """A granted block has left, or could not be sent; the link may have another."""
         queue = self._queues.get(link)
         if queue is not None:
-            turn = queue.granted.popleft()
+            turn, length = queue.granted.popleft()
+            self._way_bytes -= length
             queue.moved_at = now
             self._repeats -= turn is Turn.WITHHELD
             if turn is Turn.FIRST:
