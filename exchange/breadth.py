@@ -10,6 +10,7 @@ import math
 
 # With two or three, a line of 100 Mbit/s has idle moments when the receivers are as narrow, and filled by others.
 AT_LEAST = 5
+AT_LEAST_WIDE = 8  # where the line is likely to be wider than theirs
 # What leaves is measured over a second; so long after a change it is known.
 LOOK_SECONDS = 1.2
 REST_SECONDS = 8.0

@@ -38,7 +38,9 @@ PATIENCE_SECONDS = 1.0
 # So many receivers get first copies at a time: a chunk is of use to others only when it is whole.
 RECEIVERS_AT_ONCE = 8
 # What has left for the first time is not sent again for so many times as long as one chunk takes.
-HOLD_CHUNKS = 6
+HOLD_CHUNKS = 4
+# And for longer the more they are: it takes them longer, and their lines together are wider beside ours.
+RECEIVERS_PER_CHUNK = 4
 HOLD_SECONDS_MAX = 30.0
 _LEFT_REMEMBERED = 8
 # By so many blocks that left for the first time we judge who gets which share of our line.
@@ -84,7 +86,10 @@ class _Spread:
         if not self.origin or len(self.left_at) < 2 or len(self.receivers) < 2:
             return False
         chunk_seconds = (self.left_at[-1] - self.left_at[0]) / (len(self.left_at) - 1)
-        self.held[chunk] = now + min(HOLD_SECONDS_MAX, HOLD_CHUNKS * chunk_seconds), set()
+        self.held[chunk] = (
+            now + min(HOLD_SECONDS_MAX, (HOLD_CHUNKS + len(self.receivers) / RECEIVERS_PER_CHUNK) * chunk_seconds),
+            set(),
+        )
         return True
 
     def is_anothers_turn(self, link: int, free: int) -> bool:

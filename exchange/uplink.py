@@ -9,7 +9,8 @@ Few receivers at a time are given what leaves for the first time (``Turn.FIRST``
 until its chunk is through: a chunk is of use to others only when it is whole. What another receiver has had from us, or
 is getting (``Turn.WITHHELD``), waits while something leaves for the first time and fills the line: the others can have
 it from that receiver soon. When nothing is leaving at the moment, or the first ones read slowly, it does not wait. A
-storage node's line is wide, and its receivers' are not: there what leaves first only goes first.
+storage node's line is wide, and its receivers' are not: there what leaves first only goes first, and a few more get the
+rest at a time.
 
 Considered: one after the other, a block each. Of two receivers the one that asks for blocks of 1 MiB then gets sixteen
 times what the other one gets that asks for single cells, is found to be the faster one, and stays so.
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from exchange.breadth import AT_LEAST, Breadth
+from exchange.breadth import AT_LEAST, AT_LEAST_WIDE, Breadth
 from exchange.budget import Budget
 from exchange.flow import Flow
 from protocol.ids import Tag
@@ -97,6 +98,8 @@ _EQUALS: tuple[tuple[_Class, ...], ...] = tuple(
     for purpose in Purpose
     for turns in ((Turn.PLAIN, Turn.FIRST), (Turn.LATER,), (Turn.WITHHELD,))
 )
+# Few receivers at a time.
+_FEW = (Turn.FIRST, Turn.LATER, Turn.WITHHELD)
 _FIRST: tuple[_Class, ...] = tuple((purpose, Turn.FIRST) for purpose in Purpose)
 
 
@@ -129,7 +132,7 @@ class Uplink:
         self._waiting: dict[_Class, set[int]] = {kind: set() for kind in _CLASSES}  # the links of which something waits
         self._repeats = 0  # blocks on their way that were withheld
         self._first_at = -math.inf  # when something last left, or was to leave, for the first time
-        self._firsts: dict[int, int] = {}  # links to which something is leaving for the first time, and how many blocks
+        self._few: dict[int, int] = {}  # links that something of these turns is leaving to, and how many blocks
         self._way_bytes = 0  # on their way
         self._breadth = Breadth()
         self._turn_bytes = 0  # of whom was served last
@@ -201,7 +204,7 @@ class Uplink:
             self._flow.ended(len(queue.granted))
             self._repeats -= sum(turn is Turn.WITHHELD for turn, _ in queue.granted)
             self._way_bytes -= sum(length for _, length in queue.granted)
-            self._firsts.pop(link, None)
+            self._few.pop(link, None)
             for links in self._waiting.values():
                 links.discard(link)
 
@@ -230,7 +233,7 @@ class Uplink:
             for link in self._free(kind):
                 queue = self._queues[link]
                 turn = queue.turn_bytes, link, kind
-                if kind[1] is Turn.FIRST:
+                if kind[1] in _FEW:
                     wanted = next(iter(queue.waiting[kind].values()))
                     if queue.begun != (wanted.tag, wanted.chunk):
                         beginners[wanted.tag] = min(beginners.get(wanted.tag, turn), turn)
@@ -238,7 +241,7 @@ class Uplink:
                     going_on.add(wanted.tag)
                 best = turn if best is None else min(best, turn)
         for tag, turn in beginners.items():
-            if (best is None or turn < best) and tag not in going_on and self._may_begin(tag, now):
+            if (best is None or turn < best) and tag not in going_on and self._may_begin(tag, turn[2][1], now):
                 best = turn
         return None if best is None else best[1:]
 
@@ -251,9 +254,10 @@ class Uplink:
         queue.granted.append((turn, wanted.length))
         self._way_bytes += wanted.length
         queue.moved_at = now
-        if turn is Turn.FIRST:
+        if turn in _FEW:
             queue.begun = wanted.tag, wanted.chunk
-            self._firsts[link] = self._firsts.get(link, 0) + 1
+            self._few[link] = self._few.get(link, 0) + 1
+        if turn is Turn.FIRST:
             self._first_at = now
         self._repeats += turn is Turn.WITHHELD
         self._note(link, kind, queue.waiting[kind])
@@ -263,18 +267,18 @@ class Uplink:
             self._help.spend(wanted.length, now)
         return Grant(link, wanted)
 
-    def _may_begin(self, tag: Tag, now: float) -> bool:
+    def _may_begin(self, tag: Tag, turn: Turn, now: float) -> bool:
         """Whether one more receiver may be begun with."""
         busy = sum(queue.begun is not None and queue.begun[0] == tag for queue in self._moving(now))
-        if busy < AT_LEAST or not self._flow.is_full(now):
+        if busy < (AT_LEAST_WIDE if turn is Turn.LATER else AT_LEAST) or not self._flow.is_full(now):
             return True
         return busy < self._breadth.count(now, self._flow.rate(now))
 
     def _moving(self, now: float) -> Iterator[_Queue]:
-        """Yield those who are taking something that leaves for the first time, and no more slowly than our line would
+        """Yield those who are taking what few get at a time, and no more slowly than our line would
         let them: behind slow ones the next one's turn comes at once."""
         patience_seconds = min(STUCK_SECONDS, max(SLOW_SECONDS, SLOW * self._flow.seconds_for(self._way_bytes, now)))
-        queues = (self._queues[link] for link in self._firsts)
+        queues = (self._queues[link] for link in self._few)
         return (queue for queue in queues if now - queue.moved_at < patience_seconds)
 
     def _may_repeat(self, now: float) -> bool:
@@ -301,10 +305,10 @@ class Uplink:
             self._way_bytes -= length
             queue.moved_at = now
             self._repeats -= turn is Turn.WITHHELD
-            if turn is Turn.FIRST:
-                self._firsts[link] -= 1
-                if not self._firsts[link]:
-                    del self._firsts[link]
+            if turn in _FEW:
+                self._few[link] -= 1
+                if not self._few[link]:
+                    del self._few[link]
             self._flow.ended()
 
     def flowed(self, size_bytes: int, now: float) -> None:

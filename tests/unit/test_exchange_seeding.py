@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import random
 
-from exchange.breadth import AT_LEAST, LOOK_SECONDS, REST_SECONDS, Breadth
+from exchange.breadth import AT_LEAST, AT_LEAST_WIDE, LOOK_SECONDS, REST_SECONDS, Breadth
 from exchange.flow import Flow
-from exchange.seeding import AHEAD, HOLD_CHUNKS, HOLD_SECONDS_MAX, PATIENCE_SECONDS, RECEIVERS_AT_ONCE, Seeding
+from exchange.seeding import (
+    AHEAD,
+    HOLD_CHUNKS,
+    HOLD_SECONDS_MAX,
+    PATIENCE_SECONDS,
+    RECEIVERS_AT_ONCE,
+    RECEIVERS_PER_CHUNK,
+    Seeding,
+)
 from exchange.uplink import FIRST_SECONDS, REPEATS_AT_ONCE, STUCK_SECONDS, Purpose, Turn, Uplink, Wanted
 from protocol.bitmap import Bitmap
 from protocol.ids import Tag
@@ -280,8 +288,16 @@ def test_of_hundreds_of_links_only_a_few_get_something_again_while_something_lea
     assert granted == [201]
     later = [grant.link for grant in iter(lambda: uplink.next_grant(0.5), None)]
     assert len(later) <= REPEATS_AT_ONCE
-    rest = [grant.link for grant in iter(lambda: uplink.next_grant(FIRST_SECONDS + 0.1), None)]
-    assert len(later) + len(rest) == 200
+    now = FIRST_SECONDS + 0.1
+    under_way = granted_links(uplink, now)
+    served: list[int] = []
+    while under_way:
+        assert len(under_way) <= 2 * AT_LEAST, "what comes first then would wait behind all of them"
+        now += 0.01
+        served.append(under_way.pop(0))
+        uplink.sent(served[-1], now)
+        under_way += granted_links(uplink, now)
+    assert sorted(later + served) == list(range(1, 201))
 
 
 # --- few at a time ---
@@ -373,6 +389,13 @@ def test_on_a_wide_line_everybody_gets_something_at_once() -> None:
     assert set(granted_links(uplink, 0.0)) == set(range(1, 9))
 
 
+def test_on_a_wide_line_with_many_receivers_some_have_their_chunk_before_the_others_begin() -> None:
+    uplink = Uplink(0.0, None, None)
+    for link in range(1, 51):
+        chunk_for(uplink, link, link, turn=Turn.LATER)
+    assert set(granted_links(uplink, 0.0)) == set(range(1, AT_LEAST_WIDE + 1))
+
+
 def test_what_is_withheld_leaves_at_a_moment_when_nothing_else_does() -> None:
     uplink = full_uplink()
     uplink.drop(9, 9.9)
@@ -433,9 +456,10 @@ def test_what_has_left_is_held_for_some_times_as_long_as_a_chunk_takes() -> None
     assert not send(seeding, 1, 4, 1.0), "how long a chunk takes is not known yet"
     assert send(seeding, 1, 5, 2.0)
     assert seeding.is_held(2, TAG, 5) and not seeding.is_held(2, TAG, 4)
-    assert seeding.wait_seconds(2.0) == HOLD_CHUNKS
-    assert not seeding.released(1.9 + HOLD_CHUNKS)
-    assert seeding.released(2.0 + HOLD_CHUNKS) == [(2, TAG, 5)], "who has not asked is not told"
+    hold_seconds = HOLD_CHUNKS + 3 / RECEIVERS_PER_CHUNK
+    assert seeding.wait_seconds(2.0) == hold_seconds
+    assert not seeding.released(1.9 + hold_seconds)
+    assert seeding.released(2.0 + hold_seconds) == [(2, TAG, 5)], "who has not asked is not told"
     assert not seeding.is_held(2, TAG, 5)
     assert seeding.wait_seconds(99.0) == float("inf")
 
