@@ -15,6 +15,9 @@ from structlog.testing import capture_logs
 from protocol.ids import parse_address
 from runtime.http import HttpServer
 
+# hypercorn, cancelled with a connection that it is just closing, leaves the socket to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
 SECONDS_MAX = 20.0
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
