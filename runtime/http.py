@@ -30,8 +30,7 @@ log = structlog.get_logger()
 
 # From connecting to the end of the first request's head, and between requests.
 IDLE_SECONDS_MAX = 15.0
-# A reader that takes nothing for so long is cut off by the kernel. hypercorn shields its sends from cancellation:
-# without this, one stalled browser could keep a program from stopping.
+# A reader that takes nothing for so long is cut off by the kernel.
 STALL_MILLISECONDS_MAX = 4000
 STOP_SECONDS_MAX = 1.0
 BACKLOG = 100
@@ -79,14 +78,33 @@ class _Connection(TCPServer):
     """
 
     async def run(self) -> None:
+        self._over = trio.Event()
         try:
-            await super().run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cut_off)
+                try:
+                    await super().run()
+                finally:
+                    self._over.set()
+                nursery.cancel_scope.cancel()
         except* Exception as group:  # noqa: BLE001  # whatever it is, it is about one connection
             log.warning("http connection failed", reason=repr(_first(group)))
 
+    async def _cut_off(self) -> None:
+        """End the connection a moment after we were cancelled: hypercorn shields what it sends from that, and a reader
+        that takes a little now and then could keep a program from stopping."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(STOP_SECONDS_MAX, shield=True):
+                await self._over.wait()
+            if not self._over.is_set():
+                await trio.aclose_forcefully(self.stream)
+
     async def _close(self) -> None:
         # Not while somebody sends: shutting down counts as sending, the stream lets one at a time, and an application
-        # that answers whom we refuse would fail with a traceback. Sending ends: the kernel cuts off who takes nothing.
+        # that answers whom we refuse would fail with a traceback. Sending ends: the kernel cuts off who takes nothing,
+        # and we cut off everybody when we stop.
         with trio.CancelScope(shield=True):
             async with self.send_lock:
                 await super()._close()

@@ -10,19 +10,20 @@ from typing import Any
 import httpx2
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from protocol.ids import parse_address
 from runtime.http import HttpServer
 
-# hypercorn, cancelled with a connection that it is just closing, leaves the socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-
 SECONDS_MAX = 20.0
 UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
     b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
 )
+
+
+ENDLESS = "/endless"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -35,6 +36,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
                 return
     assert scope["type"] == "http"
     await send({"type": "http.response.start", "status": 200, "headers": []})
+    while scope["path"] == ENDLESS:
+        await send({"type": "http.response.body", "body": bytes(8 << 20), "more_body": True})
     await send({"type": "http.response.body", "body": b"yes"})
 
 
@@ -106,3 +109,25 @@ async def test_who_connects_and_says_nothing_is_no_line() -> None:
             async with await trio.open_tcp_stream(host, port), httpx2.AsyncClient(trust_env=False) as client:
                 assert (await client.get(f"http://{address}/")).status_code == 200
     assert logged == []
+
+
+async def test_a_reader_that_takes_a_little_now_and_then_keeps_nobody_from_stopping() -> None:
+    server = HttpServer("127.0.0.1:0")
+    host, port = parse_address(server.address)
+    async with await trio.open_tcp_stream(host, port) as stream, trio.open_nursery() as reading:
+
+        async def trickle() -> None:
+            async for _ in stream:
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as serving:
+            await serving.start(server.run, app)
+            await stream.send_all(f"GET {ENDLESS} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert (await stream.receive_some(15)).startswith(b"HTTP/1.1 200")
+            # It is sending then, as far as the kernel takes it.
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            reading.start_soon(trickle)
+            stopped_at = trio.current_time()
+            serving.cancel_scope.cancel()
+        assert trio.current_time() - stopped_at < SECONDS_MAX
+        reading.cancel_scope.cancel()
