@@ -206,9 +206,9 @@ def resume_forgets_durable_chunks() -> Iterator[None]:
 def get_placed_without_fsync() -> Iterator[None]:
     sync = exchange.spool.Spool.sync
 
-    async def no_sync(self: Any) -> None:
+    async def no_sync(self: Any, **how: Any) -> None:
         if "spool" in self.path.parts:
-            await sync(self)
+            await sync(self, **how)
 
     with patched(exchange.spool.Spool, "sync", no_sync):
         yield
