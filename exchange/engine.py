@@ -24,7 +24,7 @@ from exchange.session import Session
 from exchange.spool import Spool
 from exchange.strikes import Strikes
 from exchange.swarm import OnVerified, Swarm
-from exchange.uplink import Purpose, Turn, Wanted
+from exchange.uplink import Purpose, Wanted
 from protocol.bitmap import Bitmap
 from protocol.errors import LinkLost
 from protocol.ids import NodeId, Tag
@@ -92,8 +92,7 @@ class EngineStatistics:
 
 
 class Engine:
-    """See the module. Budgets are bytes per second; None is no cap, 0 lets nothing pass. ``wide``: our line is wider
-    than those of the others together, so that nothing need wait for anything."""
+    """See the module. Budgets are bytes per second; None is no cap, 0 lets nothing pass."""
 
     def __init__(
         self,
@@ -102,14 +101,12 @@ class Engine:
         *,
         up_bytes_per_second: float | None = None,
         help_bytes_per_second: float | None = None,
-        wide: bool = False,
     ) -> None:
         self.runtime = runtime
         self.holdings = holdings
         self.paused = False
         self.strikes = Strikes()
         self.uplink = Lines(runtime.clock.monotonic())
-        self._wide = wide
         self._help: float | None = None
         self._apart = False
         self._courtesy: Courtesy | None = None
@@ -141,9 +138,7 @@ class Engine:
                     self._wake = trio.Event()
                     while (grant := self.uplink.next_grant(self.now())) is not None:
                         self._sessions[grant.link].grant(grant.wanted)
-                    for number, tag, chunk in self.seeding.released(self.now()):
-                        self._sessions[number].tell_have(tag, (chunk,))
-                    wait_seconds = min(self.uplink.wait_seconds(self.now()), self.seeding.wait_seconds(self.now()))
+                    wait_seconds = self.uplink.wait_seconds(self.now())
                     # A wait of no time at all would not let anybody else run.
                     with trio.move_on_after(max(wait_seconds, 0.001)):
                         await self._wake.wait()
@@ -345,7 +340,7 @@ class Engine:
         self._wake.set()
         again = self.seeding.asked(session.number, wanted.tag, wanted.chunk, self.now())
         (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = self.now()
-        return self.uplink.add(session.number, wanted, purpose, Turn.of(again=again, wide=self._wide))
+        return self.uplink.add(session.number, wanted, purpose, again=again)
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
         """A granted block has left, or could not be sent (0 bytes)."""
@@ -354,12 +349,8 @@ class Engine:
         self._sent_bytes[Purpose.OWN if own else Purpose.HELP] += size_bytes
         (self._own_at if own else self._helped_at)[session.number] = self.now()
         self.uplink.sent(session.number, wanted, size_bytes if held is not None else 0, self.now())
-        if not size_bytes or held is None:
-            pass
-        elif self.seeding.sent(session.number, wanted.tag, wanted.chunk, size_bytes, held.layout, self.now()):
-            for number, other in self.uplink.take_back(wanted.tag, wanted.chunk):
-                self.seeding.is_held(number, other.tag, other.chunk)
-                self._sessions[number].take_back(other)
+        if size_bytes and held is not None:
+            self.seeding.sent(session.number, wanted.tag, wanted.chunk, size_bytes, held.layout)
         self._wake.set()
 
     async def leave(self, tag: Tag, size_bytes: int) -> None:

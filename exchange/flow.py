@@ -2,8 +2,8 @@
 takes ``now`` in seconds.
 
 Nobody tells us how wide our uplink is, or when others use it. But what it carried a moment ago it can carry again;
-while it carries as much, whatever is sent in addition is taken from somebody. A fast line that is asked for little, but
-steadily, looks the same; but there is nothing on its way most of the time.
+while it carries as much, whatever is sent in addition is taken from somebody. Unless nothing ever waits for it: a fast
+line that is asked for little, but steadily, is not full.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ _WINDOW_SECONDS = 1.0
 # The fastest is forgotten by half in so long: lines change.
 _HALF_LIFE_SECONDS = 10.0
 _FULL_SHARE = 0.75
+# On a full line something is on its way all the time. Less than that, and there is room for more: a fast line would
+# otherwise be held at this share of what it carries.
+_BUSY_SHARE = 0.95
+_KNOWN_SECONDS = 0.2
 
 
 class Flow:
     """Bytes that have left, by when."""
 
-    __slots__ = ("_best", "_best_at", "_bytes", "_recent", "_since", "_under_way")
+    __slots__ = ("_best", "_best_at", "_busy", "_busy_since", "_bytes", "_recent", "_since", "_under_way")
 
     def __init__(self, now: float) -> None:
         self._recent: deque[tuple[float, int]] = deque()
@@ -29,19 +33,34 @@ class Flow:
         self._best_at = now
         self._since = now
         self._under_way = 0
+        self._busy_since = now
+        self._busy: deque[tuple[float, float]] = deque()  # from, to
 
-    def begun(self) -> None:
+    def begun(self, now: float) -> None:
         """Something begins to leave."""
+        if not self._under_way:
+            self._busy_since = now
         self._under_way += 1
 
-    def ended(self, count: int = 1) -> None:
+    def ended(self, now: float, count: int = 1) -> None:
         """So many of what had begun have left, or will not."""
-        self._under_way -= count
+        if count:
+            self._under_way -= count
+            if not self._under_way:
+                self._busy.append((self._busy_since, now))
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is leaving at this moment."""
-        return not self._under_way
+    def busy_share(self, now: float) -> float:
+        """Return in which part of the last window something was leaving."""
+        begin = now - _WINDOW_SECONDS
+        while self._busy and self._busy[0][1] <= begin:
+            self._busy.popleft()
+        seconds = sum(until - max(since, begin) for since, until in self._busy)
+        if self._under_way:
+            seconds += now - max(self._busy_since, begin)
+        # Of a line that was idle until a moment ago nothing is known: it may be full from now on.
+        oldest = self._busy[0][0] if self._busy else self._busy_since
+        known_seconds = min(_WINDOW_SECONDS, now - oldest)
+        return 1.0 if known_seconds < _KNOWN_SECONDS else seconds / known_seconds
 
     def left(self, size_bytes: int, now: float) -> None:
         """So many bytes have left."""
@@ -60,14 +79,9 @@ class Flow:
             self._bytes -= self._recent.popleft()[1]
         return self._bytes / _WINDOW_SECONDS
 
-    def seconds_for(self, size_bytes: int, now: float) -> float:
-        """Return how long a full line takes for so much; infinity while nothing is known of it."""
-        best = self._best_now(now)
-        return size_bytes / best if best else math.inf
-
     def is_full(self, now: float) -> bool:
         """Whether as much leaves as the line is known to carry. While nothing is known: yes."""
-        return self.rate(now) >= _FULL_SHARE * self._best_now(now)
+        return self.rate(now) >= _FULL_SHARE * self._best_now(now) and self.busy_share(now) >= _BUSY_SHARE
 
     def _best_now(self, now: float) -> float:
         return self._best * math.pow(0.5, (now - self._best_at) / _HALF_LIFE_SECONDS)

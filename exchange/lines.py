@@ -9,7 +9,7 @@ Offers what ``Uplink`` offers. Considered: exemptions inside Uplink; each of its
 
 from __future__ import annotations
 
-from exchange.uplink import Grant, Purpose, Turn, Uplink, Wanted
+from exchange.uplink import Grant, Purpose, Uplink, Wanted
 from protocol.ids import Tag
 
 
@@ -50,7 +50,7 @@ class Lines:
         """Whether ``link`` leads to a node on the LAN."""
         return link in self._near
 
-    def add(self, link: int, wanted: Wanted, purpose: Purpose, turn: Turn = Turn.PLAIN) -> bool:
+    def add(self, link: int, wanted: Wanted, purpose: Purpose, *, again: bool = False) -> bool:
         """See ``Uplink.add``."""
         uplink, other = self._line, self._lan
         if self._apart and link in self._near:
@@ -58,7 +58,7 @@ class Lines:
         # Never in both: one of them knows all that a link waits for.
         if other.waiting(link):
             uplink = other
-        return uplink.add(link, wanted, purpose, turn)
+        return uplink.add(link, wanted, purpose, again=again)
 
     def waiting(self, link: int) -> int:
         """See ``Uplink.waiting``."""
@@ -71,10 +71,6 @@ class Lines:
     def forget(self, link: int, tag: Tag) -> list[Wanted]:
         """See ``Uplink.forget``."""
         return self._line.forget(link, tag) + self._lan.forget(link, tag)
-
-    def take_back(self, tag: Tag, chunk: int) -> list[tuple[int, Wanted]]:
-        """See ``Uplink.take_back``."""
-        return self._line.take_back(tag, chunk) + self._lan.take_back(tag, chunk)
 
     def drop(self, link: int, now: float) -> None:
         """See ``Uplink.drop``."""

@@ -12,17 +12,12 @@ ever, and what it was suggested is another's; but what storage was suggested sta
 all the same, uplink.py serves after the rest; but for storage, which chooses by what all others offer, and is whom
 everybody works for.
 
-What a node that had the whole file from the beginning has sent wholly, it refuses for some chunks' time, so that the
-receivers fetch it from each other instead of waiting for us; then they are told that they may ask us again. When a
-receiver is lost, at once: what it had may be gone with it.
-
 Considered: telling each receiver of a part of our chunks only (super-seeding, BEP 16). Then a receiver that cannot use
 what it was told of waits for us, and our line idles; libtorrent's takes 1.43 to 3.5 times the bound.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
@@ -37,12 +32,6 @@ AHEAD = 2
 PATIENCE_SECONDS = 1.0
 # So many receivers get first copies at a time: a chunk is of use to others only when it is whole.
 RECEIVERS_AT_ONCE = 8
-# What has left for the first time is not sent again for so many times as long as one chunk takes.
-HOLD_CHUNKS = 4
-# And for longer the more they are: it takes them longer, and their lines together are wider beside ours.
-RECEIVERS_PER_CHUNK = 4
-HOLD_SECONDS_MAX = 30.0
-_LEFT_REMEMBERED = 8
 # By so many blocks that left for the first time we judge who gets which share of our line.
 _SHARE_BLOCKS = 128
 # A receiver has twice the time it should take; shares change.
@@ -65,32 +54,16 @@ class _Spread:
     """One tag. A chunk is nobody's, then its owner's, to whom it was suggested or who asked first, and then it left."""
 
     left: Bitmap  # sent once, wholly
-    origin: bool
     receivers: dict[int, _Receiver] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
     sent_bytes: dict[int, int] = field(default_factory=dict)  # of chunks that have not left
     recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_SHARE_BLOCKS))  # whose, bytes
-
-    left_at: deque[float] = field(default_factory=lambda: deque(maxlen=_LEFT_REMEMBERED))
-    held: dict[int, tuple[float, set[int]]] = field(default_factory=dict)  # chunk -> until when, whom to tell then
 
     def disown(self, chunk: int) -> None:
         """A chunk is nobody's."""
         owner = self.owners.pop(chunk, None)
         if owner is not None:
             self.receivers[owner].suggested.pop(chunk, None)
-
-    def hold(self, chunk: int, now: float) -> bool:
-        """A chunk has left for the first time. Return whether it is kept from leaving again for a while."""
-        self.left_at.append(now)
-        if not self.origin or len(self.left_at) < 2 or len(self.receivers) < 2:
-            return False
-        chunk_seconds = (self.left_at[-1] - self.left_at[0]) / (len(self.left_at) - 1)
-        self.held[chunk] = (
-            now + min(HOLD_SECONDS_MAX, (HOLD_CHUNKS + len(self.receivers) / RECEIVERS_PER_CHUNK) * chunk_seconds),
-            set(),
-        )
-        return True
 
     def is_anothers_turn(self, link: int, free: int) -> bool:
         """Whether one of the ``free`` chunks that nobody has asked for is not for ``link`` to begin: enough others are
@@ -121,9 +94,9 @@ class Seeding:
         self._rng = rng
         self._tags: dict[Tag, _Spread] = {}
 
-    def join(self, link: int, tag: Tag, *, storage: bool, origin: bool = False) -> None:
+    def join(self, link: int, tag: Tag, *, storage: bool) -> None:
         """A link may fetch ``tag`` from us."""
-        spread = self._tags.setdefault(tag, _Spread(Bitmap(tag.chunks), origin))
+        spread = self._tags.setdefault(tag, _Spread(Bitmap(tag.chunks)))
         spread.receivers.setdefault(link, _Receiver(storage))
 
     def relays(self, link: int, tag: Tag) -> None:
@@ -164,12 +137,12 @@ class Seeding:
         spread.owners[chunk] = link
         return False
 
-    def sent(self, link: int, tag: Tag, chunk: int, size_bytes: int, layout: Layout, now: float) -> bool:
+    def sent(self, link: int, tag: Tag, chunk: int, size_bytes: int, layout: Layout) -> None:
         """So many bytes of ``chunk`` have left us over ``link``. What others than its owner got of it does not count: a
         chunk has left when somebody has the whole."""
         spread = self._tags.get(tag)
         if spread is None or spread.owners.get(chunk) != link:
-            return False
+            return
         spread.recent.append((link, size_bytes))
         spread.sent_bytes[chunk] = spread.sent_bytes.get(chunk, 0) + size_bytes
         if spread.sent_bytes[chunk] >= layout.bytes_of(chunk):
@@ -177,34 +150,6 @@ class Seeding:
             del spread.sent_bytes[chunk]
             # Suggested to one, and asked for by storage twice meanwhile: that one need not any more.
             spread.disown(chunk)
-            return spread.hold(chunk, now)
-        return False
-
-    def is_origin(self, tag: Tag) -> bool:
-        """Whether we held all of it before anybody fetched it from us."""
-        spread = self._tags.get(tag)
-        return spread is not None and spread.origin
-
-    def is_held(self, link: int, tag: Tag, chunk: int) -> bool:
-        """Whether a link should have a chunk elsewhere; it is told when it may ask us after all."""
-        spread = self._tags.get(tag)
-        if spread is None or chunk not in spread.held or link not in spread.receivers or spread.receivers[link].urgent:
-            return False
-        spread.held[chunk][1].add(link)
-        return True
-
-    def released(self, now: float) -> list[tuple[int, Tag, int]]:
-        """Return who may ask for which chunk again."""
-        found = []
-        for tag, spread in self._tags.items():
-            for chunk in [chunk for chunk, (until, _) in spread.held.items() if until <= now]:
-                found += [(link, tag, chunk) for link in sorted(spread.held.pop(chunk)[1]) if link in spread.receivers]
-        return found
-
-    def wait_seconds(self, now: float) -> float:
-        """Return how long until there is somebody to tell."""
-        ends = (until for spread in self._tags.values() for until, _ in spread.held.values())
-        return max(0.0, min(ends, default=math.inf) - now)
 
     def suggestions(self, link: int, tag: Tag, held: Bitmap, now: float) -> list[int]:
         """Return what to suggest to ``link`` now; it counts as suggested."""
@@ -243,7 +188,4 @@ class Seeding:
     def drop(self, link: int) -> None:
         """A link has ended."""
         for tag in [tag for tag, spread in self._tags.items() if link in spread.receivers]:
-            # What it had of us may be gone with it.
-            held = self._tags[tag].held
-            held.update({chunk: (-math.inf, links) for chunk, (_, links) in held.items()})
             self.leave(link, tag)

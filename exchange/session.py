@@ -134,9 +134,6 @@ class Session:
             return
         if request.offset + request.length > held.layout.bytes_of(request.chunk):
             raise RemoteProtocolError(f"a request beyond the end of chunk {request.chunk}")
-        if self._engine.seeding.is_held(self.number, request.tag, request.chunk):
-            self._reject(wanted, "gone")
-            return
         if not self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP):
             raise RemoteProtocolError(f"a second request for chunk {request.chunk} offset {request.offset}")
         self._suggest(request.tag, held.bitmap)
@@ -237,8 +234,7 @@ class Session:
         if len(self.offered) >= SUBSCRIPTIONS_MAX:
             self.offered.pop(next(iter(self.offered)))
         self.offered[tag] = None
-        storage = self.link.peer.role is Role.STORAGE
-        self._engine.seeding.join(self.number, tag, storage=storage, origin=held.bitmap.complete)
+        self._engine.seeding.join(self.number, tag, storage=self.link.peer.role is Role.STORAGE)
         # First: with the offer they begin to choose.
         self._suggest(tag, held.bitmap)
         bitmap = b"" if held.bitmap.complete else held.bitmap.to_bytes()
@@ -261,10 +257,6 @@ class Session:
         """Tell them that we hold nothing of it any more."""
         if self.offered.pop(tag, "") is None:
             self.link.post(m.NotHeld(tag=tag))
-
-    def take_back(self, wanted: Wanted) -> None:
-        """They should have a block elsewhere that they have requested here."""
-        self._reject(wanted, "gone")
 
     def finished(self, tag: Tag) -> None:
         """Tell them that nothing of ``tag`` is wanted any more."""

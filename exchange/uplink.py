@@ -5,12 +5,9 @@ has at most a few blocks on the way, so that a slow reader holds up nobody. A li
 and is kept within its class. Every request that was added is given out exactly once: by ``next_grant``, ``cancel``,
 ``forget`` or ``drop``.
 
-Few receivers at a time are given what leaves for the first time (``Turn.FIRST``), and whoever was begun with goes on
-until its chunk is through: a chunk is of use to others only when it is whole. What another receiver has had from us, or
-is getting (``Turn.WITHHELD``), waits while something leaves for the first time and fills the line: the others can have
-it from that receiver soon. When nothing is leaving at the moment, or the first ones read slowly, it does not wait. A
-storage node's line is wide, and its receivers' are not: there what leaves first only goes first, and a few more get the
-rest at a time.
+What another receiver has had from us, or is getting (``again``, seeding.py), waits while something leaves for the first
+time and fills the line: the others can have it from that receiver soon. When the line is not full (the first one reads
+slowly), it does not wait.
 
 Considered: one after the other, a block each. Of two receivers the one that asks for blocks of 1 MiB then gets sixteen
 times what the other one gets that asks for single cells, is found to be the faster one, and stays so.
@@ -24,18 +21,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from exchange.breadth import AT_LEAST, AT_LEAST_WIDE, Breadth
 from exchange.budget import Budget
 from exchange.flow import Flow
 from protocol.ids import Tag
 
 # One block travels while the next is read from the disk.
 GRANTS_PER_LINK_MAX = 2
-# Who was given something and has not taken it for so long is not one of the few that get first copies at a time.
-STUCK_SECONDS = 1.0
-# The same once it is known what our line carries: so many times as long as that takes for all that is on its way.
-SLOW = 1.5
-SLOW_SECONDS = 0.03
 # What left for the first time is in the kernel's buffers for a while, and the next request for more of it comes only
 # when it has arrived: so long it counts as leaving.
 FIRST_SECONDS = 1.0
@@ -51,23 +42,6 @@ class Purpose(IntEnum):
 
     OWN = 0  # what our user put or shares
     HELP = 1  # what we push or serve for others
-
-
-class Turn(IntEnum):
-    """How soon a block should leave; seeding.py says."""
-
-    PLAIN = 0  # at once
-    FIRST = 1  # it leaves for the first time: at once, but few receivers at a time
-    LATER = 2  # another receiver had it, or is getting it: after these
-    WITHHELD = 3  # the same: not while the line is full of these
-
-    @classmethod
-    def of(cls, *, again: bool, wide: bool) -> Turn:
-        """Return the turn of a block. ``again``: another receiver had its chunk from us, or is getting it; ``wide``: we
-        have a line for all of them."""
-        if wide:
-            return cls.LATER if again else cls.PLAIN
-        return cls.WITHHELD if again else cls.FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +64,21 @@ class Grant:
 
 # Where a block is; what a Cancel names.
 _Place = tuple[Tag, int, int]
-# Who goes first: own before help, and within each by turns, of which the first two are equal.
-_Class = tuple[Purpose, Turn]
-_CLASSES: tuple[_Class, ...] = tuple((purpose, turn) for purpose in Purpose for turn in Turn)
-_EQUALS: tuple[tuple[_Class, ...], ...] = tuple(
-    tuple((purpose, turn) for turn in turns)
-    for purpose in Purpose
-    for turns in ((Turn.PLAIN, Turn.FIRST), (Turn.LATER,), (Turn.WITHHELD,))
-)
-# Few receivers at a time.
-_FEW = (Turn.FIRST, Turn.LATER, Turn.WITHHELD)
-_FIRST: tuple[_Class, ...] = tuple((purpose, Turn.FIRST) for purpose in Purpose)
+# Who goes first: own before help, and within each what leaves for the first time before what leaves again.
+_Class = tuple[Purpose, bool]
+_CLASSES: tuple[_Class, ...] = tuple((purpose, again) for purpose in Purpose for again in (False, True))
+_FIRST: tuple[_Class, ...] = tuple(kind for kind in _CLASSES if not kind[1])
 
 
 class _Queue:
     """``turn_bytes``: how much the link was given, in the common count: the one with the least is next."""
 
-    __slots__ = ("begun", "granted", "moved_at", "turn_bytes", "waiting")
+    __slots__ = ("granted", "turn_bytes", "waiting")
 
     def __init__(self) -> None:
         self.waiting: dict[_Class, dict[_Place, Wanted]] = {kind: {} for kind in _CLASSES}
-        self.granted: deque[tuple[Turn, int]] = deque()  # for each block on its way, with its length
+        self.granted: deque[bool] = deque()  # for each block on its way: whether it leaves again
         self.turn_bytes = 0
-        self.begun: tuple[Tag, int] | None = None  # the chunk of which it was given something last
-        self.moved_at = -math.inf  # when it last was given something, or had taken it
 
     @property
     def busy(self) -> bool:
@@ -130,11 +95,8 @@ class Uplink:
         self._flow = Flow(now)
         self._queues: dict[int, _Queue] = {}
         self._waiting: dict[_Class, set[int]] = {kind: set() for kind in _CLASSES}  # the links of which something waits
-        self._repeats = 0  # blocks on their way that were withheld
+        self._repeats = 0  # blocks on their way that leave again
         self._first_at = -math.inf  # when something last left, or was to leave, for the first time
-        self._few: dict[int, int] = {}  # links that something of these turns is leaving to, and how many blocks
-        self._way_bytes = 0  # on their way
-        self._breadth = Breadth()
         self._turn_bytes = 0  # of whom was served last
 
     def change(self, now: float, up_bytes_per_second: float | None, help_bytes_per_second: float | None) -> None:
@@ -146,7 +108,7 @@ class Uplink:
         """Change the cap of help a little, as often as one likes: what was overdrawn stays owed."""
         self._help.ease(help_bytes_per_second, now)
 
-    def add(self, link: int, wanted: Wanted, purpose: Purpose, turn: Turn = Turn.PLAIN) -> bool:
+    def add(self, link: int, wanted: Wanted, purpose: Purpose, *, again: bool = False) -> bool:
         """Queue a request. False: this block waits for this link already, and is not queued again."""
         queue = self._queues.setdefault(link, _Queue())
         place = (wanted.tag, wanted.chunk, wanted.offset)
@@ -155,8 +117,8 @@ class Uplink:
         if not queue.busy:
             # Nobody saves up turns by asking for nothing.
             queue.turn_bytes = max(queue.turn_bytes, self._turn_bytes)
-        queue.waiting[purpose, turn][place] = wanted
-        self._waiting[purpose, turn].add(link)
+        queue.waiting[purpose, again][place] = wanted
+        self._waiting[purpose, again].add(link)
         return True
 
     def waiting(self, link: int) -> int:
@@ -185,26 +147,12 @@ class Uplink:
                 self._note(link, kind, waiting)
         return gone
 
-    def take_back(self, tag: Tag, chunk: int) -> list[tuple[int, Wanted]]:
-        """Take out the withheld requests for a chunk, and return them, each with its link."""
-        found: list[tuple[int, Wanted]] = []
-        for purpose in Purpose:
-            kind = (purpose, Turn.WITHHELD)
-            for link in sorted(self._waiting[kind]):
-                waiting = self._queues[link].waiting[kind]
-                for place in [place for place in waiting if place[:2] == (tag, chunk)]:
-                    found.append((link, waiting.pop(place)))
-                self._note(link, kind, waiting)
-        return found
-
     def drop(self, link: int, now: float) -> None:
         """The link is gone; nothing of it waits any more."""
         queue = self._queues.pop(link, None)
         if queue is not None:
-            self._flow.ended(len(queue.granted))
-            self._repeats -= sum(turn is Turn.WITHHELD for turn, _ in queue.granted)
-            self._way_bytes -= sum(length for _, length in queue.granted)
-            self._few.pop(link, None)
+            self._flow.ended(now, len(queue.granted))
+            self._repeats -= sum(queue.granted)
             for links in self._waiting.values():
                 links.discard(link)
 
@@ -213,81 +161,39 @@ class Uplink:
         if self.paused or self._up.wait_seconds(now) > 0:
             return None
         may_help = self._help.wait_seconds(now) <= 0
-        for kinds in _EQUALS:
-            if kinds[0][0] is Purpose.HELP and not may_help:
+        may_repeat = self._may_repeat(now)
+        for kind in _CLASSES:
+            purpose, again = kind
+            if (purpose is Purpose.HELP and not may_help) or (again and not may_repeat):
                 continue
-            found = self._next(kinds, now)
-            if found is not None:
-                return self._grant(*found, now)
+            # Among equals the one that came first: links are numbered upwards.
+            turn = min(((self._queues[link].turn_bytes, link) for link in self._free(kind)), default=None)
+            if turn is not None:
+                return self._grant(turn[1], kind, now)
         return None
-
-    def _next(self, kinds: tuple[_Class, ...], now: float) -> tuple[int, _Class] | None:
-        """Return which link of these classes is next, and the class of what it gets."""
-        if kinds[0][1] is Turn.WITHHELD and self._waiting[kinds[0]] and not self._may_repeat(now):
-            return None
-        # Among equals the one that came first: links are numbered upwards.
-        best: tuple[int, int, _Class] | None = None
-        beginners: dict[Tag, tuple[int, int, _Class]] = {}
-        going_on: set[Tag] = set()
-        for kind in kinds:
-            for link in self._free(kind):
-                queue = self._queues[link]
-                turn = queue.turn_bytes, link, kind
-                if kind[1] in _FEW:
-                    wanted = next(iter(queue.waiting[kind].values()))
-                    if queue.begun != (wanted.tag, wanted.chunk):
-                        beginners[wanted.tag] = min(beginners.get(wanted.tag, turn), turn)
-                        continue
-                    going_on.add(wanted.tag)
-                best = turn if best is None else min(best, turn)
-        for tag, turn in beginners.items():
-            if (best is None or turn < best) and tag not in going_on and self._may_begin(tag, turn[2][1], now):
-                best = turn
-        return None if best is None else best[1:]
 
     def _grant(self, link: int, kind: _Class, now: float) -> Grant:
         queue = self._queues[link]
-        purpose, turn = kind
+        purpose, again = kind
         wanted = queue.waiting[kind].pop(next(iter(queue.waiting[kind])))
         self._turn_bytes = queue.turn_bytes
         queue.turn_bytes += wanted.length
-        queue.granted.append((turn, wanted.length))
-        self._way_bytes += wanted.length
-        queue.moved_at = now
-        if turn in _FEW:
-            queue.begun = wanted.tag, wanted.chunk
-            self._few[link] = self._few.get(link, 0) + 1
-        if turn is Turn.FIRST:
-            self._first_at = now
-        self._repeats += turn is Turn.WITHHELD
+        queue.granted.append(again)
+        self._repeats += again
         self._note(link, kind, queue.waiting[kind])
-        self._flow.begun()
+        self._flow.begun(now)
+        if not again:
+            self._first_at = now
         self._up.spend(wanted.length, now)
         if purpose is Purpose.HELP:
             self._help.spend(wanted.length, now)
         return Grant(link, wanted)
 
-    def _may_begin(self, tag: Tag, turn: Turn, now: float) -> bool:
-        """Whether one more receiver may be begun with."""
-        busy = sum(queue.begun is not None and queue.begun[0] == tag for queue in self._moving(now))
-        if busy < (AT_LEAST_WIDE if turn is Turn.LATER else AT_LEAST) or not self._flow.is_full(now):
-            return True
-        return busy < self._breadth.count(now, self._flow.rate(now))
-
-    def _moving(self, now: float) -> Iterator[_Queue]:
-        """Yield those who are taking what few get at a time, and no more slowly than our line would
-        let them: behind slow ones the next one's turn comes at once."""
-        patience_seconds = min(STUCK_SECONDS, max(SLOW_SECONDS, SLOW * self._flow.seconds_for(self._way_bytes, now)))
-        queues = (self._queues[link] for link in self._few)
-        return (queue for queue in queues if now - queue.moved_at < patience_seconds)
-
     def _may_repeat(self, now: float) -> bool:
-        if not (any(self._waiting[kind] for kind in _FIRST) or now - self._first_at < FIRST_SECONDS):
+        first_waits = any(self._waiting[kind] for kind in _FIRST)
+        if not (first_waits or now - self._first_at < FIRST_SECONDS):
             return True
-        if self._flow.idle:
-            return True
-        slow = not self._flow.is_full(now) or next(self._moving(now), None) is None
-        return slow and self._repeats < REPEATS_AT_ONCE
+        return self._repeats < REPEATS_AT_ONCE and not self._flow.is_full(now)
 
     def _free(self, kind: _Class) -> Iterator[int]:
         """Yield the links of which something of ``kind`` waits and may leave."""
@@ -301,15 +207,8 @@ class Uplink:
         """A granted block has left, or could not be sent; the link may have another."""
         queue = self._queues.get(link)
         if queue is not None:
-            turn, length = queue.granted.popleft()
-            self._way_bytes -= length
-            queue.moved_at = now
-            self._repeats -= turn is Turn.WITHHELD
-            if turn in _FEW:
-                self._few[link] -= 1
-                if not self._few[link]:
-                    del self._few[link]
-            self._flow.ended()
+            self._repeats -= queue.granted.popleft()
+            self._flow.ended(now)
 
     def flowed(self, size_bytes: int, now: float) -> None:
         """So many bytes of blocks have left, over whichever link."""
@@ -334,13 +233,14 @@ class Uplink:
         if self.paused:
             return math.inf
         waits = math.inf
-        for kinds in _EQUALS:
-            if all(next(self._free(kind), None) is None for kind in kinds):
+        for kind in _CLASSES:
+            if next(self._free(kind), None) is None:
                 continue
+            purpose, again = kind
             seconds = self._up.wait_seconds(now)
-            if kinds[0][0] is Purpose.HELP:
+            if purpose is Purpose.HELP:
                 seconds = max(seconds, self._help.wait_seconds(now))
-            if self._next(kinds, now) is None:
+            if again and not self._may_repeat(now):
                 seconds = max(seconds, _LOOK_SECONDS)
             waits = min(waits, seconds)
         return waits

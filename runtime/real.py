@@ -308,10 +308,6 @@ class RealDisk:
 _TCP_INFO_BYTES = 160
 _RTT_AT, _RETRANS_AT, _ACKED_AT, _MIN_RTT_AT = 68, 100, 120, 148
 _SO_MAX_PACING_RATE = 47
-# tcp(7). What the kernel has taken but not sent counts as sent here: with megabytes of it on each link the order in
-# which things leave would be the kernel's. A gigabit line sends so much in 2 ms.
-_TCP_NOTSENT_LOWAT = 25
-_UNSENT_BYTES = 256 * 1024
 _UNKNOWN = 0xFFFFFFFF
 
 
@@ -369,10 +365,7 @@ class TcpStream:
             # minutes.
             if hasattr(stdlib_socket, "TCP_USER_TIMEOUT"):
                 self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_USER_TIMEOUT, 60_000)
-            here = _is_this_machine(self._socket)
-            if sys.platform == "linux" and not here:
-                self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-            if hasattr(stdlib_socket, "TCP_CONGESTION") and here:
+            if hasattr(stdlib_socket, "TCP_CONGESTION") and _is_this_machine(self._socket):
                 # Nothing is congested within a machine. Where BBR is the default, its pacing halves what goes through.
                 self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_CONGESTION, b"reno")
         self._line = TcpLine(self._socket) if sys.platform == "linux" else None

@@ -42,7 +42,7 @@ class SeedingMachine(RuleBasedStateMachine):
         spread = self.seeding._tags.get(TAG)
         counts = spread is not None and spread.owners.get(chunk) == link
         left = spread is not None and chunk in spread.left
-        self.seeding.sent(link, TAG, chunk, quarters * MIB // 4, LAYOUT, self.now)
+        self.seeding.sent(link, TAG, chunk, quarters * MIB // 4, LAYOUT)
         assert counts or spread is None or (chunk in spread.left) == left, "only its owner can make a chunk leave"
 
     @rule(link=LINKS, held=st.sets(CHUNK))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from exchange.uplink import GRANTS_PER_LINK_MAX, Grant, Purpose, Turn, Uplink, Wanted
+from exchange.uplink import GRANTS_PER_LINK_MAX, Purpose, Uplink, Wanted
 from protocol.ids import Tag
 from protocol.limits import KIB, MIB
 
@@ -23,7 +23,7 @@ class UplinkMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.up, self.help = up, help
         self.uplink = Uplink(self.now, up, help)
-        self.waiting: list[tuple[int, Wanted, Purpose, Turn]] = []
+        self.waiting: list[tuple[int, Wanted, Purpose]] = []
         self.granted: dict[int, int] = {}
 
     @rule(
@@ -33,28 +33,27 @@ class UplinkMachine(RuleBasedStateMachine):
         offset=st.integers(0, 2),
         length=st.integers(0, MIB),
         purpose=st.sampled_from(Purpose),
-        turn=st.sampled_from(Turn),
     )
-    def add(self, link: int, tag: Tag, chunk: int, offset: int, length: int, purpose: Purpose, turn: Turn) -> None:
+    def add(self, link: int, tag: Tag, chunk: int, offset: int, length: int, purpose: Purpose) -> None:
         wanted = Wanted(tag, chunk, offset, length)
-        known = [(w.tag, w.chunk, w.offset) for other, w, _, _ in self.waiting if other == link]
-        assert self.uplink.add(link, wanted, purpose, turn) == ((tag, chunk, offset) not in known)
+        known = [(w.tag, w.chunk, w.offset) for other, w, _ in self.waiting if other == link]
+        assert self.uplink.add(link, wanted, purpose) == ((tag, chunk, offset) not in known)
         if (tag, chunk, offset) not in known:
-            self.waiting.append((link, wanted, purpose, turn))
+            self.waiting.append((link, wanted, purpose))
             self.granted.setdefault(link, 0)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from(self.waiting))
-        link, wanted, _, _ = entry
+        link, wanted, _ = entry
         assert self.uplink.cancel(link, wanted.tag, wanted.chunk, wanted.offset) == wanted
         assert self.uplink.cancel(link, wanted.tag, wanted.chunk, wanted.offset) is None
         self.waiting.remove(entry)
 
     @rule(link=LINKS, tag=st.sampled_from(TAGS))
     def forget(self, link: int, tag: Tag) -> None:
-        expected = [wanted for other, wanted, _, _ in self.waiting if other == link and wanted.tag == tag]
+        expected = [wanted for other, wanted, _ in self.waiting if other == link and wanted.tag == tag]
         gone = self.uplink.forget(link, tag)
         assert len(gone) == len(expected) and set(gone) == set(expected)
         self.waiting = [entry for entry in self.waiting if entry[0] != link or entry[1].tag != tag]
@@ -84,18 +83,7 @@ class UplinkMachine(RuleBasedStateMachine):
     def pause(self, paused: bool) -> None:
         self.uplink.paused = paused
 
-    @rule(tag=st.sampled_from(TAGS), chunk=st.integers(0, 3))
-    def take_back(self, tag: Tag, chunk: int) -> None:
-        taken = self.uplink.take_back(tag, chunk)
-        gone = [
-            entry
-            for entry in self.waiting
-            if entry[3] is Turn.WITHHELD and (entry[1].tag, entry[1].chunk) == (tag, chunk)
-        ]
-        assert len(taken) == len(gone) and set(taken) == {(link, wanted) for link, wanted, _, _ in gone}
-        self.waiting = [entry for entry in self.waiting if entry not in gone]
-
-    def eligible(self, purpose: Purpose) -> list[tuple[int, Wanted, Purpose, Turn]]:
+    def eligible(self, purpose: Purpose) -> list[tuple[int, Wanted, Purpose]]:
         return [entry for entry in self.waiting if entry[2] is purpose and self.granted[entry[0]] < GRANTS_PER_LINK_MAX]
 
     @rule()
@@ -109,33 +97,27 @@ class UplinkMachine(RuleBasedStateMachine):
             assert (wait_seconds == float("inf")) == never
             if not never:
                 assert wait_seconds > 0
-                # What is on its way has left by then.
-                for link, count in self.granted.items():
-                    for _ in range(count):
-                        self.uplink.sent(link, self.now)
-                    self.granted[link] = 0
                 self.now += wait_seconds + 1e-6
-                self.take(self.uplink.next_grant(self.now))
-        else:
-            self.take(grant)
-
-    def take(self, grant: Grant | None) -> None:
-        assert grant is not None
+                self.grant()
+                assert self.granted_one
+            return
+        self.granted_one = True
         assert not self.uplink.paused and self.up != 0
         (entry,) = [entry for entry in self.waiting if entry[0] == grant.link and entry[1] == grant.wanted]
-        same = [other for other in self.waiting if (other[0], *other[2:]) == (grant.link, *entry[2:])]
+        same = [other for other in self.waiting if other[0] == grant.link and other[2] is entry[2]]
         assert same[0] == entry, "a link's own order is kept"
         if entry[2] is Purpose.HELP:
-            assert all(turn in (Turn.FIRST, Turn.WITHHELD) for _, _, _, turn in self.eligible(Purpose.OWN))
-            assert self.help != 0
+            assert not self.eligible(Purpose.OWN) and self.help != 0
         self.waiting.remove(entry)
         self.granted[grant.link] += 1
         assert self.granted[grant.link] <= GRANTS_PER_LINK_MAX
 
+    granted_one = False
+
     @invariant()
     def counts_agree(self) -> None:
         for link in range(1, 5):
-            waiting = sum(1 for other, _, _, _ in getattr(self, "waiting", ()) if other == link)
+            waiting = sum(1 for other, _, _ in getattr(self, "waiting", ()) if other == link)
             assert not hasattr(self, "uplink") or self.uplink.waiting(link) == waiting
 
 

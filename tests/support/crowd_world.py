@@ -19,7 +19,7 @@ from exchange.assembly import Assembly
 from exchange.book import Withdrawal
 from exchange.picker import Pick, Picker
 from exchange.seeding import Seeding
-from exchange.uplink import Purpose, Turn, Uplink, Wanted
+from exchange.uplink import Purpose, Uplink, Wanted
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId, Tag
 from protocol.manifest import Layout
@@ -142,7 +142,7 @@ class _Node:
 
     def offer(self, link: _Link) -> None:
         self.outgoing[link.number] = link
-        self.seeding.join(link.number, self.world.tag, storage=link.receiver.storage, origin=self.held.complete)
+        self.seeding.join(link.number, self.world.tag, storage=link.receiver.storage)
         if link.receiver.member.lends:
             self.seeding.relays(link.number, self.world.tag)
         self._suggest(link)
@@ -159,12 +159,9 @@ class _Node:
         if pick.chunk not in self.held:
             self.world.after(link.latency_seconds, link.receiver.rejected, link, pick.chunk, pick.offset, True)
             return
-        if self.seeding.is_held(link.number, self.world.tag, pick.chunk):
-            self.world.after(link.latency_seconds, link.receiver.rejected, link, pick.chunk, pick.offset, True)
-            return
         again = self.seeding.asked(link.number, self.world.tag, pick.chunk, self.world.now)
         wanted = Wanted(self.world.tag, pick.chunk, pick.offset, pick.length)
-        assert self.uplink.add(link.number, wanted, Purpose.OWN, Turn.of(again=again, wide=self.storage))
+        assert self.uplink.add(link.number, wanted, Purpose.OWN, again=again)
         self._suggest(link)
         self.pump_uplink()
 
@@ -184,14 +181,11 @@ class _Node:
         if self.gone:
             return
         now = self.world.now
-        for number, _, chunk in self.seeding.released(now):
-            link = self.world.links[number]
-            self.world.after(link.latency_seconds, link.receiver.told, link, chunk)
         while (grant := self.uplink.next_grant(now)) is not None:
             link = self.world.links[grant.link]
             line = self.port if link.local and self.port is not None else self.line
             line.put(self, grant.link, grant.wanted)
-        seconds = min(self.uplink.wait_seconds(now), self.seeding.wait_seconds(now))
+        seconds = self.uplink.wait_seconds(now)
         if seconds < float("inf") and not now < self._wake_at <= now + seconds:
             self._wake_at = now + max(seconds, 0.001)
             self.world.after(max(seconds, 0.001), self.pump_uplink)
@@ -217,11 +211,7 @@ class _Node:
             self.sent_to_peers_bytes += wanted.length
         self.uplink.sent(number, self.world.now)
         self.uplink.flowed(wanted.length, self.world.now)
-        if self.seeding.sent(number, self.world.tag, wanted.chunk, wanted.length, self.world.layout, self.world.now):
-            for other, one in self.uplink.take_back(self.world.tag, wanted.chunk):
-                its = self.world.links[other]
-                self.seeding.is_held(other, self.world.tag, wanted.chunk)
-                self.world.after(its.latency_seconds, its.receiver.rejected, its, one.chunk, one.offset, True)
+        self.seeding.sent(number, self.world.tag, wanted.chunk, wanted.length, self.world.layout)
         self.world.after(link.latency_seconds, link.receiver.block, link, wanted)
         self.pump_uplink()
 

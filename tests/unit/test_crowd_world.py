@@ -40,17 +40,6 @@ def test_what_everybody_downloads_leaves_the_uploader_about_once(nodes: int, mib
     assert outcome.wasted_bytes <= 0.01 * mib * MIB
 
 
-@pytest.mark.parametrize(("nodes", "mib"), [(5, 256), (9, 256), (9, 64)])
-def test_receivers_whose_lines_are_filled_by_others_do_not_hold_up_storage(nodes: int, mib: int) -> None:
-    """Their downlinks are as narrow as their uplinks: they take slowly what the uploader sends."""
-    up = 100 * MBIT
-    members = [Member(up, latency(place), down=up, has=place == 0, wants=place > 0) for place in range(nodes)]
-    outcome = CrowdWorld(mib * MIB, members).run()
-    assert outcome.stored_seconds <= 1.1 * mib * MIB / up
-    assert outcome.all_seconds <= 1.25 * mib * MIB / up
-    assert outcome.uploader_to_storage_bytes + outcome.uploader_to_peers_bytes <= 1.15 * mib * MIB
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_a_crowd_whose_uploader_leaves_when_it_may_ends_as_soon(seed: int) -> None:
     outcome = CrowdWorld(64 * MIB, downloaders(5), leave_when_free=True, seed=seed).run()
