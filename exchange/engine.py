@@ -92,7 +92,8 @@ class EngineStatistics:
 
 
 class Engine:
-    """See the module. Budgets are bytes per second; None is no cap, 0 lets nothing pass."""
+    """See the module. Budgets are bytes per second; None is no cap, 0 lets nothing pass. ``wide``: our line is wider
+    than those of who fetches from us, so that nobody waits for what another one had from us already."""
 
     def __init__(
         self,
@@ -101,7 +102,9 @@ class Engine:
         *,
         up_bytes_per_second: float | None = None,
         help_bytes_per_second: float | None = None,
+        wide: bool = False,
     ) -> None:
+        self._wide = wide
         self.runtime = runtime
         self.holdings = holdings
         self.paused = False
@@ -340,7 +343,7 @@ class Engine:
         self._wake.set()
         again = self.seeding.asked(session.number, wanted.tag, wanted.chunk, self.now())
         (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = self.now()
-        return self.uplink.add(session.number, wanted, purpose, again=again)
+        return self.uplink.add(session.number, wanted, purpose, again=again and not self._wide)
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
         """A granted block has left, or could not be sent (0 bytes)."""

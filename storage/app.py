@@ -101,7 +101,7 @@ class StorageNode:
         self.shelf = Shelf(InventoryBook(runtime.random.getrandbits(53)))
         self.room = Room(runtime, backend, spool, config.reserve_bytes)
         self.holdings = StorageHoldings(self.shelf, ledger, backend)
-        self.engine = Engine(runtime, self.holdings, up_bytes_per_second=config.up_bytes_per_second)
+        self.engine = Engine(runtime, self.holdings, up_bytes_per_second=config.up_bytes_per_second, wide=True)
         self.reporter = Reporter(
             self.shelf,
             lambda update: self.tracker_link.post(update),

@@ -159,7 +159,7 @@ class _Node:
         if pick.chunk not in self.held:
             self.world.after(link.latency_seconds, link.receiver.rejected, link, pick.chunk, pick.offset, True)
             return
-        again = self.seeding.asked(link.number, self.world.tag, pick.chunk, self.world.now)
+        again = self.seeding.asked(link.number, self.world.tag, pick.chunk, self.world.now) and not self.storage
         wanted = Wanted(self.world.tag, pick.chunk, pick.offset, pick.length)
         assert self.uplink.add(link.number, wanted, Purpose.OWN, again=again)
         self._suggest(link)

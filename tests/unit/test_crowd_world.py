@@ -40,6 +40,19 @@ def test_what_everybody_downloads_leaves_the_uploader_about_once(nodes: int, mib
     assert outcome.wasted_bytes <= 0.01 * mib * MIB
 
 
+@pytest.mark.parametrize(("mib", "all_share", "sent_share"), [(256, 1.17, 1.07), (1024, 1.05, 1.03)])
+def test_downlinks_no_wider_than_uplinks_are_full_once_there_is_something_to_pass_on(
+    mib: int, all_share: float, sent_share: float
+) -> None:
+    up = 100 * MBIT
+    members = [Member(up, 0.0005, down=up, has=place == 0, wants=place > 0) for place in range(5)]
+    outcome = CrowdWorld(mib * MIB, members).run()
+    bound_seconds = mib * MIB / up
+    assert outcome.stored_seconds <= 1.05 * bound_seconds
+    assert outcome.all_seconds <= all_share * bound_seconds
+    assert outcome.uploader_to_storage_bytes + outcome.uploader_to_peers_bytes <= sent_share * mib * MIB
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_crowd_whose_uploader_leaves_when_it_may_ends_as_soon(seed: int) -> None:
     outcome = CrowdWorld(64 * MIB, downloaders(5), leave_when_free=True, seed=seed).run()

@@ -14,6 +14,7 @@ import trio.testing
 
 from exchange.engine import Engine, Held
 from exchange.spool import Spool
+from exchange.uplink import Purpose, Wanted
 from protocol.bitmap import Bitmap
 from protocol.connection import Connection
 from protocol.errors import ChunkMissing, RemoteProtocolError, StorageFull, StorageUnavailable
@@ -214,6 +215,36 @@ async def test_caps_of_the_line_hold_up_nobody_on_the_lan(tmp_path: Path, near: 
         await spool.aclose()
     assert waiting.cancelled_caught is not near
     assert ((tmp_path / "f").read_bytes() == data) is near
+
+
+@pytest.mark.parametrize("wide", [True, False])
+async def test_nobody_waits_at_a_wide_line_for_what_another_one_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: bool
+) -> None:
+    data = some_bytes(1 * MIB)
+    holder, *getters = Node(1, wide=wide), Node(2), Node(3)
+    manifest = holder.shelf.put(data)
+    add = holder.engine.uplink.add
+    waits: list[bool] = []
+
+    def note(link: int, wanted: Wanted, purpose: Purpose, *, again: bool) -> bool:
+        waits.append(again)
+        return add(link, wanted, purpose, again=again)
+
+    monkeypatch.setattr(holder.engine.uplink, "add", note)
+    async with swarm_of(holder, *getters) as connect:
+        spools = []
+        async with trio.open_nursery() as fetching:
+            for getter in getters:
+                link, _ = await connect(getter, holder)
+                swarm, spool, _ = await fetch(getter, manifest, tmp_path / str(getter.id))
+                spools.append(spool)
+                fetching.start_soon(swarm.run)
+                getter.engine.ask(link, manifest.tag)
+        for spool in spools:
+            await spool.aclose()
+    assert [(tmp_path / str(getter.id)).read_bytes() for getter in getters] == [data, data]
+    assert any(waits) is not wide
 
 
 async def test_an_offer_before_the_fetch_is_remembered(tmp_path: Path) -> None:
