@@ -170,6 +170,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--starts", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.files < 1:
+        parser.error(f"--files {arguments.files}: one of them is changed while the daemon is away; at least 1")
     print(json.dumps(measure(arguments.files, arguments.seconds, arguments.starts)), flush=True)
     os._exit(0)
 
