@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from daemon.crowd import Crowd
 from daemon.getrecord import Get
 from daemon.hashing import hash_file
+from daemon.manyputs import ManyPuts
 from daemon.parameters import (
     absolute_path,
     absolute_paths,
@@ -107,7 +107,7 @@ class TransferCommands:
             for put in puts:
                 await notify("progress", put.progress(trio.current_time()))
         elif len(puts) > NOTICE_JOBS_MANY:
-            await Crowd(puts, cast(Until, wait), notify).watch()
+            await ManyPuts(puts, cast(Until, wait), notify).watch()
         else:
             notices = Notices(notify)
             await self._watch_all(puts, lambda put: self._daemon.puts.wait(put, cast(Until, wait), notices))

@@ -104,13 +104,13 @@ class Engine:
         help_bytes_per_second: float | None = None,
         wide: bool = False,
     ) -> None:
-        self._wide = wide
         self.runtime = runtime
         self.holdings = holdings
         self.paused = False
         self.strikes = Strikes()
         self.uplink = Lines(runtime.clock.monotonic())
         self._help: float | None = None
+        self._wide = wide
         self._apart = False
         self._courtesy: Courtesy | None = None
         self._courteous = trio.Event()

@@ -57,9 +57,8 @@ class Threads:
         self._spare = 0  # threads, less the calls that are not done: below zero while calls wait for a thread
         self._calls: deque[_Call] = deque()
         self._done: deque[_Call] = deque()
-        self._idle: list[
-            _thread.LockType
-        ] = []  # each is the lock that a sleeping thread waits for; the last sleeps least
+        # Each is the lock that a sleeping thread waits for; the last sleeps least.
+        self._idle: list[_thread.LockType] = []
         self._waking = False  # a thread was woken that has not looked at the calls yet
         self._told = False  # the loop will look at what is done
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from daemon.crowd import PROGRESS_SECONDS, Crowd
+from daemon.manyputs import PROGRESS_SECONDS, ManyPuts
 from daemon.putrecord import Put, PutState
 from daemon.transfercommands import NOTICE_SECONDS_MIN, Notices
 
@@ -79,7 +79,7 @@ async def test_of_few_jobs_progress_is_told_a_few_times_a_second(autojump_clock:
 async def test_of_many_jobs_that_are_quick_only_the_end_is_told_and_that_at_once(autojump_clock: MockClock) -> None:
     heard, puts = Heard(), some_puts(200)
     async with trio.open_nursery() as watching:
-        watching.start_soon(Crowd(puts, "stored", heard.notify).watch)
+        watching.start_soon(ManyPuts(puts, "stored", heard.notify).watch)
         await trio.testing.wait_all_tasks_blocked()
         for step in STEPS:
             await trio.sleep(PROGRESS_SECONDS / 10)
@@ -92,7 +92,7 @@ async def test_of_many_jobs_that_are_quick_only_the_end_is_told_and_that_at_once
 async def test_of_many_jobs_that_take_long_progress_is_told_once_a_second(autojump_clock: MockClock) -> None:
     heard, puts = Heard(), some_puts(50)
     async with trio.open_nursery() as watching:
-        watching.start_soon(Crowd(puts, "stored", heard.notify).watch)
+        watching.start_soon(ManyPuts(puts, "stored", heard.notify).watch)
         for _ in range(100):
             await trio.sleep(PROGRESS_SECONDS / 20)
             move(puts[:30], PutState.SENDING)
@@ -106,7 +106,7 @@ async def test_of_many_jobs_that_take_long_progress_is_told_once_a_second(autoju
 async def test_of_many_jobs_it_is_told_at_once_when_one_is_safe(autojump_clock: MockClock, until: Any) -> None:
     heard, puts = Heard(), some_puts(40)
     async with trio.open_nursery() as watching:
-        watching.start_soon(Crowd(puts, until, heard.notify).watch)
+        watching.start_soon(ManyPuts(puts, until, heard.notify).watch)
         await trio.sleep(PROGRESS_SECONDS / 10)
         for put in puts:
             put.safe = True
@@ -121,7 +121,7 @@ async def test_of_many_jobs_it_is_told_at_once_when_one_is_safe(autojump_clock: 
 async def test_a_caller_who_leaves_is_told_no_more(autojump_clock: MockClock) -> None:
     heard, puts = Heard(), some_puts(40)
     async with trio.open_nursery() as watching:
-        watching.start_soon(Crowd(puts, "stored", heard.notify).watch)
+        watching.start_soon(ManyPuts(puts, "stored", heard.notify).watch)
         await trio.testing.wait_all_tasks_blocked()
         watching.cancel_scope.cancel()
     move(puts, PutState.STORED)
@@ -138,7 +138,7 @@ async def test_a_put_that_moves_while_others_are_told_of_is_told_of_once(autojum
             move(puts[-1:], PutState.STORED)
 
     async with trio.open_nursery() as watching:
-        watching.start_soon(Crowd(puts, "stored", notify).watch)
+        watching.start_soon(ManyPuts(puts, "stored", notify).watch)
         await trio.testing.wait_all_tasks_blocked()
         move(puts[:-1], PutState.STORED)
         move(puts[-1:], PutState.SENDING)

@@ -17,7 +17,7 @@ from runtime.control import Notify
 PROGRESS_SECONDS = 1.0
 
 
-class Crowd:
+class ManyPuts:
     """``puts`` as they are watched. ``watch`` them, once."""
 
     def __init__(self, puts: Sequence[Put], until: Until, notify: Notify) -> None:
