@@ -1,6 +1,7 @@
 """Many uplinks, one upload: real programs on shaped lines (testbed.py), and how near they come to the bound.
 
-    python -m bench.crowd [SCENARIO...] [--mib 64] [--runs 1] [--mbit 20] [--nodes 5] [--rival] [--json FILE] [--lines]
+    python -m bench.crowd [SCENARIO...] [--mib 64] [--runs 1] [--mbit 20] [--down MBIT] [--nodes 5] [--rival]
+                          [--json FILE] [--lines]
 
     bound      bytes of the file / payload bytes per second of all uplinks that can be of use
     stored     seconds from the accepted command to "stored": hashing, asking, committing included
@@ -80,8 +81,9 @@ def rows(results: list[Result], options: Options) -> str:
         groups.setdefault((result.scenario, result.contestant), []).append(result)
     lines = [
         "",
-        "| scenario | nodes | Mbit/s | MiB | contestant | stored | all have it | free, s | uploader sent | wasted |",
-        "|" + " --- |" * 10,
+        "| scenario | nodes | Mbit/s up | Mbit/s down | MiB | contestant | stored | all have it | free, s"
+        " | uploader sent | wasted |",
+        "|" + " --- |" * 11,
     ]
     for (scenario, contestant), group in groups.items():
         done = [result for result in group if result.stored_seconds]
@@ -92,7 +94,8 @@ def rows(results: list[Result], options: Options) -> str:
             spread([result.uploader_share for result in group]),
             f"{statistics.median(100 * result.wasted_bytes / (result.mib << 20) for result in group):.2f} %",
         ]
-        head = [scenario, str(options.nodes), f"{options.mbit:g}", str(options.mib), contestant]
+        lines_mbit = [f"{options.mbit:g}", f"{options.downlink(options.mbit):g}"]
+        head = [scenario, str(options.nodes), *lines_mbit, str(options.mib), contestant]
         lines.append(f"| {' | '.join([*head, *cells])} |")
     return "\n".join(lines)
 
@@ -113,6 +116,7 @@ def main() -> int:
     )
     parser.add_argument("--mib", type=int, default=64)
     parser.add_argument("--mbit", type=float, default=20.0)
+    parser.add_argument("--down", type=float, metavar="MBIT", help="downlinks; 100, or the uplink if that is more")
     parser.add_argument("--nodes", type=int, default=5, help="uploader and helpers")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--rival", action="store_true")
@@ -126,7 +130,7 @@ def main() -> int:
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(every)}")
     results: list[Result] = []
     failed: list[str] = []
-    chosen = Options(options.mib, options.mbit, options.nodes, options.rival, options.keep_logs)
+    chosen = Options(options.mib, options.mbit, options.nodes, options.rival, options.keep_logs, options.down)
     try:
         for _ in range(options.runs):
             for name in options.scenarios or every:

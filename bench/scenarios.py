@@ -31,13 +31,18 @@ UNEQUAL = (20.0, 5.0, 10.0, 50.0, 100.0)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """What the command line says. ``down``: Mbit/s of peers' downlinks; None: 100, or the uplink if that is more."""
 
     mib: int
     mbit: float
     nodes: int
     rival: bool
     keep_logs: Path | None
+    down: float | None = None
+
+    def downlink(self, *uplinks: float) -> float:
+        """Return the Mbit/s of the downlinks of peers with these uplinks."""
+        return max(SERVER_MBIT / 10, *uplinks) if self.down is None else self.down
 
 
 @dataclass
@@ -124,7 +129,7 @@ def servers(down: float = SERVER_MBIT) -> tuple[Host, ...]:
 def _peers(options: Options, uplinks: tuple[float, ...] = (), **more: Any) -> tuple[Host, ...]:
     rates = uplinks or (options.mbit,) * options.nodes
     names = ("uploader", *(f"helper{number}" for number in range(1, len(rates))))
-    down = max(SERVER_MBIT / 10, *rates)
+    down = options.downlink(*rates)
     return tuple(Host(name, up=rate, down=down, **more) for name, rate in zip(names, rates, strict=True))
 
 
@@ -205,7 +210,7 @@ def relays(options: Options) -> Scene:
 def oneline(options: Options) -> Scene:
     """Helpers with nothing, on a LAN whose only line is the uploader's: relaying can gain nothing."""
     peers = tuple(dataclasses.replace(peer, lan="office", behind_lan=True) for peer in _peers(options))
-    router = Router("office", up=options.mbit, down=SERVER_MBIT / 10)
+    router = Router("office", up=options.mbit, down=options.downlink())
     return Scene((*servers(), *peers), {"office": options.mbit}, routers=(router,), lend=_names(peers), rival=False)
 
 

@@ -13,14 +13,14 @@ from support.files import make_file
 from support.processes import Refused
 
 from bench.cast import Cast, Got, Watched, wait_for
-from bench.scenarios import MIB, SERVER_MBIT, Options, Result, own_folder, servers
+from bench.scenarios import MIB, Options, Result, own_folder, servers
 from bench.testbed import Host, Testbed, usable
 
 
 def many(options: Options) -> Iterator[Result]:
     """Eight files from four uploaders, two each; two helpers hold all of them. All lines are alike."""
     names = ("uploader", "uploader2", "uploader3", "uploader4", "helper1", "helper2")
-    hosts = tuple(Host(name, up=options.mbit, down=SERVER_MBIT / 10) for name in names)
+    hosts = tuple(Host(name, up=options.mbit, down=options.downlink()) for name in names)
     size = options.mib * MIB // 8
     with own_folder() as folder, Testbed((*servers(), *hosts)) as testbed, Cast.opened(testbed) as cast:
         files = [make_file(folder / f"file{number}.bin", size, seed=number) for number in range(8)]
@@ -42,7 +42,7 @@ def many(options: Options) -> Iterator[Result]:
 
 def small(options: Options) -> Iterator[Result]:
     """A file of 256 KiB put when a large one of the same uploader is a third on its way. The bound: its own bytes."""
-    hosts = (Host("uploader", up=options.mbit, down=SERVER_MBIT / 10),)
+    hosts = (Host("uploader", up=options.mbit, down=options.downlink()),)
     with own_folder() as folder, Testbed((*servers(), *hosts)) as testbed, Cast.opened(testbed) as cast:
         large = Watched(cast.daemons["uploader"], make_file(folder / "large.bin", options.mib * MIB, seed=1))
         third = options.mib * MIB / usable(options.mbit) / 3
@@ -60,9 +60,9 @@ def meeting(options: Options) -> Iterator[Result]:
     """A holder behind NAT; somebody downloads from it: the holder is ordered to dial. Then one behind another NAT asks
     as well: it can have it from the first one. The bound is that of the first."""
     hosts = (
-        Host("uploader", up=options.mbit, down=SERVER_MBIT / 10, nat=True),
-        Host("open", up=options.mbit, down=SERVER_MBIT / 10),
-        Host("hidden", up=options.mbit, down=SERVER_MBIT / 10, nat=True),
+        Host("uploader", up=options.mbit, down=options.downlink(), nat=True),
+        Host("open", up=options.mbit, down=options.downlink()),
+        Host("hidden", up=options.mbit, down=options.downlink(), nat=True),
     )
     with own_folder() as folder, Testbed((*servers(), *hosts)) as testbed, Cast.opened(testbed) as cast:
         tag = cast.share(("uploader",), make_file(folder / "file.bin", options.mib * MIB, seed=1))
@@ -78,7 +78,7 @@ def meeting(options: Options) -> Iterator[Result]:
 
 def apart(options: Options) -> Iterator[Result]:
     """Holder and downloader, each behind a NAT of its own, and nobody else: what the downloader is told, and when."""
-    hosts = tuple(Host(name, up=options.mbit, down=SERVER_MBIT / 10, nat=True) for name in ("uploader", "hidden"))
+    hosts = tuple(Host(name, up=options.mbit, down=options.downlink(), nat=True) for name in ("uploader", "hidden"))
     with own_folder() as folder, Testbed((*servers(), *hosts)) as testbed, Cast.opened(testbed) as cast:
         tag = cast.share(("uploader",), make_file(folder / "file.bin", options.mib * MIB, seed=1))
         began_at = time.monotonic()
