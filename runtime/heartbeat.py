@@ -51,8 +51,8 @@ ASK_SECONDS_MAX = 10.0
 RETRY_SECONDS_FIRST = 0.5
 # And not much longer than two beats, however long it was away: then it knows everything again.
 RETRY_SECONDS_MAX = 10.0
-# Changes are told at once, and then no oftener than this; a file that has become whole, or is gone, waits only for
-# others like it.
+# Changes are told at once, and then no oftener than this; a file that has become whole, has other names, or is
+# gone, waits only for others like it.
 INVENTORY_SECONDS_MIN = 0.5
 URGENT_SECONDS_MIN = 0.02
 

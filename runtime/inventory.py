@@ -44,7 +44,7 @@ class InventorySource(Protocol):
 
     def on_change(self, notice: Callable[[bool], None]) -> None:
         """Call ``notice(urgent)`` when there is something to say that was not there before, or that now is urgent: a
-        file that has become whole, or is gone. It must not wait."""
+        file that has become whole, has other names, or is gone. It must not wait."""
         ...
 
 
@@ -85,8 +85,9 @@ class InventoryBook:
         before = self._held.get(holding.tag)
         if before != holding:
             self._held[holding.tag] = holding
-            became_whole = not holding.bitmap and (before is None or bool(before.bitmap))
-            self._say(holding.tag, holding, urgent=became_whole)
+            # What is whole is asked for by its names.
+            found_anew = before is None or bool(before.bitmap) or before.names != holding.names
+            self._say(holding.tag, holding, urgent=not holding.bitmap and found_anew)
 
     def drop(self, tag: Tag) -> None:
         """Note that nothing of ``tag`` is held any more."""

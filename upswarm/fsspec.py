@@ -7,8 +7,9 @@ Reading fetches the chunks that a range needs, from whoever has them, verified. 
 and puts it when it is closed; that returns when the file is stored. A swarm is no file system: files are never changed,
 a name means the newest file of that name, folders are what the slashes in names say, and nothing is renamed. Removed is
 what this machine's daemon put; others who hold a copy go on to offer it. Of equal files a swarm tells four names at
-most. Who writes reads what he wrote: for a few seconds this process knows what it put and removed better than the
-tracker, which hears of it from the storage node.
+most. Who writes reads what he wrote, and so does everybody else: writing and removing return when the tracker, which
+hears of it from the storage node, has heard. Where it does not hear in time, this process goes by what it did itself
+for some seconds more.
 
 Needs a running daemon on this machine; ``home``: its --home. Considered: the async flavour of fsspec; it brings an
 asyncio loop in a thread of its own, to wait for a socket of this machine.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,13 @@ from protocol.errors import CommandError
 from upswarm.client import Client
 
 BLOCK_BYTES = 4 << 20
-# The tracker has heard of a file by then. Until then a name of ours means what we wrote, also beside an older file of
-# the same second.
-NEWS_SECONDS = 5.0
+# Usually the tracker hears within a few hundredths of a second. One that has not heard after so long has lost its
+# storage node, or has too much to do; the file is stored all the same.
+NEWS_SECONDS_MAX = 10.0
+_NEWS_PAUSE_SECONDS = (0.01, 0.25)  # at first, and at most
 
-# Of all instances, by home and name: until when, and what `info` says. fsspec makes an instance for each thread.
+# What the tracker did not hear of in time, of all instances, by home and name: until when we go by it, and what `info`
+# says. fsspec makes an instance for each thread.
 _written: dict[tuple[str | None, str], tuple[float, dict[str, Any]]] = {}
 # By home and tag: until when, and the names under which it was removed (None: all).
 _removed: dict[tuple[str | None, str], tuple[float, set[str] | None]] = {}
@@ -134,14 +138,16 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         try:
             with self.client() as daemon:
                 (result,) = daemon.put([local], name=name)["results"]
+                if result["state"] != "stored":
+                    failed = result.get("error")
+                    raise OSError(f"{name}: {failed['message'] if failed else result['state']}")
+                info = _file(result["name"], result["size"], str(result["tag"]))
+                _removed.pop((self.home, info["tag"]), None)
+                _written.pop((self.home, info["name"]), None)
+                if not _is_told(daemon, info["name"], lambda shown: _is_stored_as(shown, info["tag"])):
+                    _written[self.home, info["name"]] = (time.monotonic() + NEWS_SECONDS_MAX, info)
         except CommandError as error:
             raise _os_error(error, name) from error
-        if result["state"] != "stored":
-            failed = result.get("error")
-            raise OSError(f"{name}: {failed['message'] if failed else result['state']}")
-        info = _file(result["name"], result["size"], str(result["tag"]))
-        _removed.pop((self.home, info["tag"]), None)
-        _written[self.home, result["name"]] = (time.monotonic() + NEWS_SECONDS, info)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         """Store bytes under a name."""
@@ -173,14 +179,16 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
                 # Else this machine would go on to offer, and to list, what it has just removed.
                 with contextlib.suppress(CommandError):
                     daemon.call("unshare", {"what": tag})
+            told = _is_told(daemon, what, _is_gone)
         for key, (_, info) in list(_written.items()):
             if key == (self.home, what) or info["tag"] in answer["removed"]:
                 _written.pop(key, None)
         now = time.monotonic()
         for key in [key for key, (until, _) in list(_removed.items()) if until < now]:
             _removed.pop(key, None)
-        _removed.update({(self.home, tag): (now + NEWS_SECONDS, None) for tag in answer["removed"]})
-        _removed.update({(self.home, tag): (now + NEWS_SECONDS, {what}) for tag in answer["kept"]})
+        if not told:
+            _removed.update({(self.home, tag): (now + NEWS_SECONDS_MAX, None) for tag in answer["removed"]})
+            _removed.update({(self.home, tag): (now + NEWS_SECONDS_MAX, {what}) for tag in answer["kept"]})
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
         """Remove files; of folders nothing is left when their files are gone. Raises as ``rm_file``."""
@@ -199,18 +207,18 @@ class UpswarmFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         newest: dict[str, Any] = {}
         for file in files:
             for name in file.get("names") or [file["name"]]:
-                if name and (name not in newest or file.get("since", 0) >= newest[name].get("since", 0)):
+                if name and (name not in newest or _rank(file) >= _rank(newest[name])):
                     newest[name] = file
         there = {name: _file(name, file["size"], file["tag"]) for name, file in newest.items()}
         return {name: row for name, row in there.items() if not self._is_removed(name, row["tag"])} | self._own()
 
     def _is_removed(self, name: str, tag: str) -> bool:
-        """Return whether this process removed it a moment ago."""
+        """Return whether this process removed it a moment ago, and the tracker has not heard."""
         until, names = _removed.get((self.home, tag), (0.0, set()))
         return time.monotonic() < until and (names is None or name in names)
 
     def _own(self) -> dict[str, dict[str, Any]]:
-        """Return what was put by this process a moment ago, by name."""
+        """Return what was put by this process a moment ago, and the tracker has not heard of, by name."""
         now = time.monotonic()
         for key in [key for key, (until, _) in list(_written.items()) if until < now]:
             _written.pop(key, None)
@@ -271,6 +279,40 @@ def _folder(name: str) -> dict[str, Any]:
 
 def _file(name: str, size: int, tag: str) -> dict[str, Any]:
     return {"name": name, "size": size, "type": "file", "tag": tag}
+
+
+def _rank(file: Mapping[str, Any]) -> tuple[bool, float]:
+    """Return how much a file counts among those of one name: as for the tracker, what is stored comes first."""
+    return file["state"] == "stored", file.get("since", 0)
+
+
+def _is_told(daemon: Client, what: str, is_news: Callable[[Mapping[str, Any] | None], bool]) -> bool:
+    """Wait until what is known of a tag or name (None: nothing) is the news; False: it was not in time."""
+    give_up_at = time.monotonic() + NEWS_SECONDS_MAX
+    pause_seconds, pause_seconds_max = _NEWS_PAUSE_SECONDS
+    while True:
+        try:
+            shown = daemon.show(what)
+        except CommandError as error:
+            if error.code != "not-found":
+                return False  # Nobody can be asked: the tracker is away.
+            shown = None
+        if is_news(shown):
+            return True
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(pause_seconds)
+        pause_seconds = min(2 * pause_seconds, pause_seconds_max)
+
+
+def _is_stored_as(shown: Mapping[str, Any] | None, tag: str) -> bool:
+    # Only the tracker says where; our own daemon knows what it has just put.
+    return shown is not None and shown["tag"] == tag and shown["storage"] is not None
+
+
+def _is_gone(shown: Mapping[str, Any] | None) -> bool:
+    # What others hold they go on to offer.
+    return shown is None or (shown["storage"] is None and bool(shown["holders"]))
 
 
 def _os_error(error: CommandError, path: str) -> OSError:

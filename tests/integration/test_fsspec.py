@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.tests import abstract
 from support.crew import Crew, put
 from support.files import MIB
-from support.processes import Program
+from support.processes import Program, Refused
 
 from protocol.errors import CommandError
 from upswarm.fsspec import UpswarmFileSystem
@@ -124,6 +124,20 @@ def test_a_name_means_what_was_written_last(crew: Crew) -> None:
         assert fs.cat_file("again.txt") == f"version {number}".encode()
         assert fs.info("again.txt")["size"] == len("version 0")
         assert [row["tag"] for row in fs.ls("again.txt")] == [fs.info("again.txt")["tag"]]
+
+
+def test_what_was_put_and_removed_is_known_to_everybody_when_the_call_returns(crew: Crew) -> None:
+    fs = UpswarmFileSystem(**url_options(crew))
+    for number in range(8):
+        # The second name of the same bytes sends nothing, and is told all the same.
+        for name in (f"known/{number}.a", f"known/{number}.b"):
+            fs.pipe_file(name, f"bytes {number}".encode())
+            assert crew.daemons[1].call("show", tag=name)["size"] == len(f"bytes {number}")
+        fs.rm_file(f"known/{number}.a")
+        with pytest.raises(Refused) as refused:
+            crew.daemons[1].call("show", tag=f"known/{number}.a")
+        assert refused.value.data["code"] == "not-found"
+        assert crew.daemons[1].call("show", tag=f"known/{number}.b")["state"] == "stored"
 
 
 def test_an_open_file_stays_what_it_was_while_others_write_its_name(crew: Crew) -> None:

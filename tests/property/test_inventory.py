@@ -229,3 +229,6 @@ def test_what_becomes_whole_is_urgent_once() -> None:
     book.changes()
     book.hold(replace(whole, since=whole.since + 1))
     assert notices == [False, True, False], "it was whole before"
+    book.changes()
+    book.hold(replace(whole, names=("another name",)))
+    assert notices == [False, True, False, True], "that is what it is asked for by"
