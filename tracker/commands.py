@@ -103,7 +103,7 @@ async def _invite(tracker: Commanded, params: dict[str, Any]) -> Any:
 
 
 async def _nodes(tracker: Commanded, _params: dict[str, Any]) -> Any:
-    """Every member that was ever let in: those in the index as they are now, the others as away or revoked."""
+    """{} → {nodes}: every member that was ever let in; who is not in the index is away or revoked."""
     live = {view.node: view for view in await tracker.index.nodes(tracker.now())}
     records = []
     for member in await tracker.members():
@@ -123,7 +123,7 @@ async def _nodes(tracker: Commanded, _params: dict[str, Any]) -> Any:
             record |= known | {"role": view.role.value, "addresses": list(view.addresses)}
         record["certificate_expires"] = member.certificate_expires
         records.append(record)
-    return records
+    return {"nodes": records}
 
 
 async def _revoke(tracker: Commanded, params: dict[str, Any]) -> Any:

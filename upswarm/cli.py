@@ -4,7 +4,7 @@ Loads no trio, and of the families only the one that is called: a command is sta
 what it took was reading modules that it had no use for. ``--help`` and completion read them all.
 
 Exit codes: 0 ok, 1 failed, 2 usage or config, 3 no daemon, 4 not found, 5 temporary, 6 refused, 7 unfinished,
-8 integrity, 9 no space, 10 timeout, 130 interrupted.
+8 integrity, 9 no space, 10 timeout, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from runtime.terminal import escape_controls
 from upswarm.console import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
     Console,
+    Terminated,
     as_json,
     failure,
     home_option,
     json_option,
+    told_of_sigterm,
 )
 
 # Module of upswarm → its verbs; a test holds it to what the modules say.
@@ -110,12 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     console = Console()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = cli.main(
-            args=arguments,
-            prog_name="upswarm",
-            standalone_mode=False,
-            obj=console,
-        )
+        with told_of_sigterm():
+            code = cli.main(
+                args=arguments,
+                prog_name="upswarm",
+                standalone_mode=False,
+                obj=console,
+            )
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
@@ -124,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("upswarm: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    except Terminated:
+        click.echo("upswarm: terminated", err=True)
+        sys.exit(EXIT_TERMINATED)
     except UpswarmError as error:
         console.fail(error)
     except BrokenPipeError:

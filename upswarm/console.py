@@ -6,13 +6,17 @@ it follows something), also when it fails.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
@@ -27,7 +31,39 @@ R = TypeVar("R")
 
 EXIT_FAILED = 1
 EXIT_UNFINISHED = 7
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class Terminated(BaseException):
+    """SIGTERM came. As KeyboardInterrupt, it is nobody's error, and passes whoever looks for errors."""
+
+
+@contextlib.contextmanager
+def told_of_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise ``Terminated`` in what runs here, so that whoever waits can say what goes on without him.
+
+    Programs deal with it themselves (runtime/serving.py); in trio's midst it ends the process as ever. Who started us
+    deaf to it finds us so.
+    """
+
+    def raise_terminated(number: int, _frame: FrameType | None) -> None:
+        # Once is enough: the next one must not cut short what is said now.
+        signal.signal(number, signal.SIG_IGN)
+        trio = sys.modules.get("trio")
+        if trio is not None and trio.lowlevel.in_trio_run():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass

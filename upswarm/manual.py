@@ -24,6 +24,7 @@ EXIT_CODES = (
     (9, "No space."),
     (10, "Timeout."),
     (130, "Interrupted."),
+    (143, "Terminated."),
 )
 ENVIRONMENT = (
     ("UPSWARM_HOME", "The folder of config, state and sockets, as --home."),

@@ -18,10 +18,12 @@ from upswarm.console import (
     DURATION,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
     EXIT_UNFINISHED,
     RATE,
     TYPED_PATH,
     Console,
+    Terminated,
     as_json,
     verb,
 )
@@ -83,10 +85,10 @@ def put(
                 outcome = daemon.put(
                     paths, name=name, wait=cast(Wait, wait), expires_seconds=expires, progress=waiting.notice
                 )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated) as reason:
             daemon.close()
             progress.__exit__(None, None, None)
-            _interrupted(console, "upload", waiting.ids)
+            _interrupted(console, "upload", waiting.ids, reason)
     results: list[dict[str, Any]] = [dict(result) for result in outcome["results"]]
     one = len(results) == 1 and not outcome.get("skipped")
     console.give(results[0] if one else outcome, lambda _: _results_text(results))
@@ -182,7 +184,7 @@ def _put_note(result: Mapping[str, Any]) -> str:
     return f"{words} | pushed: {pushed_text(pushed)}" if pushed else words
 
 
-def _interrupted(console: Console, what: str, ids: Iterable[str]) -> NoReturn:
+def _interrupted(console: Console, what: str, ids: Iterable[str], reason: BaseException) -> NoReturn:
     """Say that the jobs go on, and end."""
     known = list(ids)
     console.note(f"upswarm: no longer waiting; the {what} goes on in the daemon")
@@ -191,7 +193,7 @@ def _interrupted(console: Console, what: str, ids: Iterable[str]) -> NoReturn:
         console.note(f"  stop it: upswarm cancel {shown(one)}")
     if console.as_json:
         click.echo(as_json({"state": "interrupted", "ids": known}))
-    sys.exit(EXIT_INTERRUPTED)
+    sys.exit(EXIT_TERMINATED if isinstance(reason, Terminated) else EXIT_INTERRUPTED)
 
 
 class _Waiting:
@@ -228,10 +230,10 @@ def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
                 from upswarm.sealing import get_sealed
 
                 result = get_sealed(daemon, link, target.absolute(), progress=waiting.notice)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated) as reason:
             daemon.close()
             progress.__exit__(None, None, None)
-            _interrupted(console, "download", waiting.ids)
+            _interrupted(console, "download", waiting.ids, reason)
     console.give(result, lambda data: shown(data["path"]))
     if result.get("error") or result["state"] != "done":
         words, code = _failure_of(result)

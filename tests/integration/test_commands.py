@@ -118,18 +118,23 @@ def test_an_impossible_setting_is_two_and_named(swarm: Swarm) -> None:
     assert swarm.upswarm("--home", home, "tracker", "--listen", "nowhere").exit_code == 2
 
 
-def test_ctrl_c_of_a_waiting_put_leaves_the_job_running_and_says_so(swarm: Swarm) -> None:
+def test_ctrl_c_or_sigterm_of_a_waiting_put_leaves_the_job_running_and_says_so(swarm: Swarm) -> None:
     crew = Crew.of(swarm, daemons=1, up_bytes_per_second="3M")
     (daemon,) = crew.daemons
     file = crew.file("patience.bin", 12 * MIB)
-    waiting = daemon.begin("put", file)
+    # The second one finds the same upload, and waits for it, too.
+    waiting = {130: daemon.begin("put", file)}
     wait_until(lambda: crew.storage.counter("received_bytes") > MIB, "it is under way")
-    waiting.interrupt()
-    done = waiting.wait(15)
-    assert done.exit_code == 130, done
-    assert "goes on" in done.stderr and "upswarm cancel" in done.stderr
-    put_id = done.stderr.split("upswarm cancel ")[1].split()[0]
-    assert put_id != "ID" and put_id in json.dumps(daemon.call("status"))
+    waiting[143] = daemon.begin("put", file)
+    wait_until(lambda: "patience.bin: sending" in waiting[143].told, "both wait")
+    waiting[130].interrupt()
+    waiting[143].terminate()
+    for exit_code, command in waiting.items():
+        done = command.wait(15)
+        assert done.exit_code == exit_code, done
+        assert "goes on" in done.stderr and "upswarm cancel" in done.stderr
+        put_id = done.stderr.split("upswarm cancel ")[1].split()[0]
+        assert put_id != "ID" and put_id in json.dumps(daemon.call("status"))
     wait_stored(crew.storage, tag_by_hand(file))
     assert same_bytes(crew.object_of(tag_by_hand(file)), file)
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.crew import Crew, files_of, wait_connected
+from support.crew import Crew, wait_connected
 from support.processes import Program, Swarm, wait_until
 from support.strangers import hello, keyring_of, knock, link_to, next_message
 from support.swarm import SwarmCa
@@ -33,7 +33,7 @@ def members(crew: Crew) -> list[Program]:
 
 def nodes_of(program: Program) -> dict[str, dict]:
     """What ``nodes`` says, by node id."""
-    return {row["node"]: row for row in files_of(program.call("nodes"))}
+    return {row["node"]: row for row in program.call("nodes")["nodes"]}
 
 
 def test_the_tracker_makes_its_swarm_at_its_first_start_and_keeps_it(swarm: Swarm) -> None:
@@ -48,7 +48,8 @@ def test_the_tracker_makes_its_swarm_at_its_first_start_and_keeps_it(swarm: Swar
 def test_nodes_lists_every_member_with_its_role(crew: Crew) -> None:
     expected = {crew.storage.node: "storage"} | {daemon.node: "peer" for daemon in crew.daemons}
     for program in (crew.tracker, crew.daemons[0]):
-        rows = files_of(program.upswarm("nodes", "--json").json)
+        # One shape, whoever is asked.
+        rows = program.upswarm("nodes", "--json").json["nodes"]
         roles = {row["node"]: row["role"] for row in rows if row["role"] != "tracker"}
         assert expected.items() <= roles.items()
 

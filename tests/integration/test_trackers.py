@@ -77,7 +77,7 @@ def test_a_node_learns_of_all_trackers_and_both_know_every_node(pair: Pair) -> N
     for tracker in pair.trackers:
         # Members that joined by the other one are known here as well.
         wait_until(
-            lambda: [node["state"] for node in tracker.call("nodes")] == ["fresh"] * 3,
+            lambda: [node["state"] for node in tracker.call("nodes")["nodes"]] == ["fresh"] * 3,
             f"{tracker} knows every node",
         )
 
@@ -131,7 +131,7 @@ def test_a_redis_killed_in_mid_upload_is_missed_by_nobody_and_filled_again(pair:
         tracker.wait_logged("shared index is back")
         wait_until(
             lambda: (
-                [node["state"] for node in tracker.call("nodes")] == ["fresh"] * 3
+                [node["state"] for node in tracker.call("nodes")["nodes"]] == ["fresh"] * 3
                 and tracker.call("status")["tag_count"] >= 4
             ),
             f"{tracker} knows everything again",
@@ -148,5 +148,5 @@ def test_who_is_shut_out_at_one_tracker_is_shut_out_at_all(pair: Pair) -> None:
     holding.wait_logged("node revoked elsewhere", node=helper.node)
     wait_until(lambda: pair.tracker_of(helper) is None, "its link has ended")
     for tracker in pair.trackers:
-        states = {node["node"]: node["state"] for node in tracker.call("nodes")}
+        states = {node["node"]: node["state"] for node in tracker.call("nodes")["nodes"]}
         assert states[helper.node] == "revoked"

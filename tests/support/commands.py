@@ -72,6 +72,10 @@ class Command:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
+    def terminate(self) -> None:
+        """Send SIGTERM, as a service manager or ``timeout`` does."""
+        self.process.send_signal(signal.SIGTERM)
+
     @property
     def running(self) -> bool:
         """Whether it has not ended."""

@@ -111,7 +111,7 @@ def share(daemon: Program, *paths: Path, told: bool = True) -> Any:
     if told:
         wait_until(
             lambda: any(
-                row["node"] == daemon.node and row["tags"] >= len(held) for row in files_of(tracker.call("nodes"))
+                row["node"] == daemon.node and row["tags"] >= len(held) for row in tracker.call("nodes")["nodes"]
             ),
             f"the tracker knows what {daemon} holds",
         )

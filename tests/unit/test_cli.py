@@ -246,8 +246,11 @@ def test_a_name_fits_one_path_only(capsys: Capture, tmp_path: Path) -> None:
     assert call(capsys, "put", __file__, __file__, "--name", "x", "--home", tmp_path).code == 2
 
 
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize(("verb", "what"), [("put", "upload"), ("get", "download")])
-def test_interrupting_a_waiting_transfer_leaves_the_job_and_says_so(tmp_path: Path, verb: str, what: str) -> None:
+def test_interrupting_a_waiting_transfer_leaves_the_job_and_says_so(
+    tmp_path: Path, verb: str, what: str, number: signal.Signals, exit_code: int
+) -> None:
     async def wait(params: dict[str, Any], notify: Notify) -> Any:
         await notify("progress", {"id": "job-7", "name": "a", "state": "sending", "bytes_total": 10})
         await trio.sleep_forever()
@@ -257,10 +260,10 @@ def test_interrupting_a_waiting_transfer_leaves_the_job_and_says_so(tmp_path: Pa
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stderr is not None
         assert b"sending" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert fake.cancelled.wait(20)
-    assert process.returncode == 130
+    assert process.returncode == exit_code
     assert (
         f"the {what} goes on in the daemon".encode() in err
         and b"upswarm status" in err
@@ -320,7 +323,11 @@ def test_verbs_become_methods(
 
 def test_the_trackers_verbs_go_to_the_tracker(capsys: Capture, tmp_path: Path) -> None:
     with running(
-        tmp_path, "tracker", invite={"invite": "upswarm-invite-1-x"}, nodes=[{"node": "a" * 52}], revoke={"node": "abc"}
+        tmp_path,
+        "tracker",
+        invite={"invite": "upswarm-invite-1-x"},
+        nodes={"nodes": [{"node": "a" * 52}]},
+        revoke={"node": "abc"},
     ) as fake:
         assert (
             call(capsys, "invite", "--uses", "3", "--expires", "1h", "--home", tmp_path).out == "upswarm-invite-1-x\n"
@@ -338,16 +345,21 @@ def test_status_speaks_to_whoever_runs_here(capsys: Capture, tmp_path: Path) -> 
     assert ended.out == "jobs:\n  TAG  BYTES_STORED\n  t    2.0 KiB\n"
 
 
-def test_watching_status_goes_on_until_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "exit_code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_watching_status_goes_on_until_interrupted(
+    tmp_path: Path, number: signal.Signals, exit_code: int, word: str
+) -> None:
     with running(tmp_path, status={"peers": 1}):
         command = [sys.executable, "-m", "upswarm", "status", "--watch", "--json", "--home", str(tmp_path)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None
         for _ in range(2):
             assert json.loads(process.stdout.readline()) == {"peers": 1}
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-    assert process.returncode == 130
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == exit_code and f"upswarm: {word}".encode() in err
 
 
 def test_events_are_lines_or_json_lines(capsys: Capture, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ async def test_nodes_know_each_other_by_what_the_tracker_saw_of_them(world: Worl
         assert records[ada.node].addresses == ("10.1.2.3:4300",)
         rest = await ask(link, m.ListNodes(request=2, after=min(records)), m.NodesAnswer)
         assert [record.node for record in rest.nodes] == [max(records)]
-    gone = {row["node"]: row for row in await world.command("nodes")}
+    gone = {row["node"]: row for row in (await world.command("nodes"))["nodes"]}
     assert {gone[ada.node]["role"], gone[disk.node]["role"]} == {"peer", "storage"}
 
 

@@ -47,7 +47,7 @@ async def test_members_and_node_id_survive_a_restart(tmp_path: Path, monkeypatch
                 await join(await world.invite(), "ada")
                 before = [world.node, await world.command("nodes")]
             assert [world.node, await world.command("nodes")] == before
-            assert before[1][0]["state"] == "away"
+            assert before[1]["nodes"][0]["state"] == "away"
             nursery.cancel_scope.cancel()
 
 

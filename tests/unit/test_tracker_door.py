@@ -92,7 +92,7 @@ async def test_a_proof_for_another_nonce_token_or_key_is_worth_nothing(world: Wo
             await stream.send_all(connection.send(make(door)))
             answer = await hear(stream, connection)
             assert isinstance(answer, m.Failure) and "proof" in answer.reason
-    assert await world.command("nodes") == []
+    assert await world.command("nodes") == {"nodes": []}
 
 
 async def test_the_door_hears_one_join_and_nothing_else(world: World) -> None:
