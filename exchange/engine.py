@@ -43,6 +43,8 @@ LEAVE_SECONDS_MAX = 0.5
 # however many links there are.
 RECEIVING_BYTES_MAX = 32 * MIB
 SENDING_BYTES_MAX = 16 * MIB
+# How often swarms look for stalled sources, and give idle ones another chance in the tail.
+TICK_SECONDS = 0.1
 # So long after a block a link counts as one that carries such blocks.
 HELPING_SECONDS = 1.0
 PACE_SHARE = 1.06
@@ -127,6 +129,7 @@ class Engine:
         self._swarms: dict[Tag, Swarm] = {}
         self._numbers = 0
         self._wake = trio.Event()
+        self._fetching = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.set_budgets(up=up_bytes_per_second, help=help_bytes_per_second)
 
@@ -135,6 +138,7 @@ class Engine:
         async with trio.open_nursery() as sending:
             self._nursery = sending
             sending.start_soon(self._look_at_the_line, name="look at the line")
+            sending.start_soon(self._tick, name="tick")
             task_status.started()
             try:
                 while True:
@@ -210,6 +214,17 @@ class Engine:
                 line.pace(None if own else courtesy.rate * PACE_SHARE / max(1, len(helping)))
             self.uplink.ease(now, self._help_cap())
             self._wake.set()
+
+    async def _tick(self) -> None:
+        """Let all swarms that run look after what they wait for: one task for all, since a thousand small files are a
+        thousand swarms."""
+        while True:
+            if not any(swarm.running for swarm in self._swarms.values()):
+                self._fetching = trio.Event()
+                await self._fetching.wait()
+            await trio.sleep(TICK_SECONDS)
+            for swarm in list(self._swarms.values()):
+                swarm.tick()
 
     def set_paused(self, paused: bool) -> None:
         """Serve nothing and request nothing while paused."""
@@ -325,6 +340,10 @@ class Engine:
         if self._swarms.get(swarm.tag) is swarm:
             del self._swarms[swarm.tag]
             self.wasted_bytes += swarm.wasted_bytes
+
+    def swarm_runs(self) -> None:
+        """A swarm has begun to fetch: it needs its ticks."""
+        self._fetching.set()
 
     def may_request(self, link: int) -> bool:
         """Whether blocks may be requested over ``link`` now; swarms look again at their next tick."""

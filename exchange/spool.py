@@ -79,7 +79,9 @@ def is_rush(size_bytes: int, came_bytes: int, seconds: float) -> bool:
 class Spool:
     """A file of ``manifest``'s size. ``write_blocks`` may be called by several threads, each with chunks of its own."""
 
-    def __init__(self, runtime: Runtime, file: File, path: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, runtime: Runtime, file: File, path: Path, manifest: Manifest, *, durable_name: bool = False
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self._runtime = runtime
@@ -88,13 +90,14 @@ class Spool:
         self._seen_since: dict[int, float] = {}  # whole and right chunk -> since when
         self._began_at = math.inf
         self._unsynced: list[int] = []  # right chunks since the last sync
+        self._name_due = durable_name  # the next sync makes its name durable as well
 
     @classmethod
     async def open(
         cls, runtime: Runtime, path: Path, manifest: Manifest, *, sparse: bool = False, durable: bool = False
     ) -> Spool:
         """Open or create ``path`` with room for the whole file; ``sparse``: it grows as it is written; ``durable``: its
-        name survives a power cut.
+        name survives a power cut from the first ``sync`` on. Whoever needs no sync needs no name.
 
         Raises:
             StorageFull, StorageBroken: no room; a broken disk.
@@ -105,14 +108,12 @@ class Spool:
             try:
                 if not sparse and file.status().size_bytes != manifest.size_bytes:
                     file.resize(manifest.size_bytes)
-                if durable:
-                    runtime.disk.sync_folder(path.parent)
             except BaseException:
                 file.close()
                 raise
             return file
 
-        return cls(runtime, await runtime.run_sync(prepare), path, manifest)
+        return cls(runtime, await runtime.run_sync(prepare), path, manifest, durable_name=durable)
 
     def write_blocks(self, writes: list[Write]) -> list[tuple[int, bool]]:
         """Write blocks; return for each chunk that became whole whether its digest is right. Runs in a thread.
@@ -189,6 +190,8 @@ class Spool:
         """
         fresh_since = self._runtime.clock.monotonic() - FRESH_SECONDS
         old = [c for c in range(self.manifest.layout.chunks) if self._seen_since.get(c, -math.inf) <= fresh_since]
+        if not old:
+            return []
         chunks = iter(old)
         found: list[int] = []
         failures: list[StorageBroken] = []
@@ -251,6 +254,9 @@ class Spool:
         def work() -> None:
             chunks, self._unsynced = self._unsynced, []
             self._file.sync()
+            if self._name_due:
+                self._runtime.disk.sync_folder(self.path.parent)
+                self._name_due = False
             if rush:
                 for chunk in chunks:
                     self._file.uncache(layout.offset_of(chunk), layout.bytes_of(chunk))

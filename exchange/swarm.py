@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# How often stalled sources are looked for, and idle ones are given another chance in the tail.
-TICK_SECONDS = 0.1
 # Blocks this large come so fast that what is asked for next is asked for in one go, when so much of what was asked for
 # has come: each message wakes both sides.
 _TOGETHER_BYTES = 1 * MIB
@@ -107,14 +105,18 @@ class Swarm:
         self.running = True
         self._failures.clear()
         try:
-            async with trio.open_nursery() as working:
-                self._working = working
-                working.start_soon(self._tick, name=f"tick {self.tag.root.hex()[:8]}")
-                self._pump()
-                self._writers = 1
+            self._engine.swarm_runs()
+            self._pump()
+            self._writers = 1
+            if self.tag.chunks == 1:
+                # Of one chunk one writer writes at a time, and a thousand small files are as many nurseries less.
                 await self._write_on()
-                # Who writes at this moment is waited for: what is right counts.
-                working.cancel_scope.cancel()
+            else:
+                async with trio.open_nursery() as working:
+                    self._working = working
+                    await self._write_on()
+                    # Who writes at this moment is waited for: what is right counts.
+                    working.cancel_scope.cancel()
             if self._failures:
                 raise self._failures[0]
             if self._refuted is not None and not self._picker.complete:
@@ -245,6 +247,19 @@ class Swarm:
         self.verified.add(chunk)
         self._idle_writers.unpark_all()
 
+    def tick(self) -> None:
+        """Look for stalled sources, and give idle ones another chance in the tail. Several times a second."""
+        if not self.running:
+            return
+        self._cancel(self._picker.stalled(self._now()))
+        last = self.tag.chunks - 1
+        if self._sizes.disputed and self._sizes.is_late(
+            self._picker.came_bytes(last), self._offers_chunk(last), self._now()
+        ):
+            self._refute("nobody showed its last chunk in time")
+        self._assign()
+        self._pump()
+
     def is_source(self, source: int) -> bool:
         """Whether a link offers it."""
         return source in self._sessions
@@ -311,18 +326,6 @@ class Swarm:
             session = self._sessions.get(withdrawal.source)
             if session is not None:
                 session.cancel(self.tag, withdrawal.chunk, withdrawal.offset)
-
-    async def _tick(self) -> None:
-        while True:
-            await trio.sleep(TICK_SECONDS)
-            self._cancel(self._picker.stalled(self._now()))
-            last = self.tag.chunks - 1
-            if self._sizes.disputed and self._sizes.is_late(
-                self._picker.came_bytes(last), self._offers_chunk(last), self._now()
-            ):
-                self._refute("nobody showed its last chunk in time")
-            self._assign()
-            self._pump()
 
     def _wake_writer(self) -> None:
         if self._idle_writers:

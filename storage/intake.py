@@ -1,7 +1,8 @@
 """How jobs come to be open, and who takes part in them.
 
-A job is open when it has a spool file with all its room, its folder synced, and a ledger row; only then is it
-announced. Each has a swarm that fills the file, and a task that sees it through to its end (passage.py).
+A job is open when it has a spool file with all its room and a ledger row; only then is it announced. That the file
+has a name after a power cut is seen to when the first chunk in it is acknowledged (exchange/spool.py): before, nobody
+would miss it. Each has a swarm that fills the file, and a task that sees it through to its end (passage.py).
 
 A SIGKILL between any two steps is mended at the next start by recovery.py. Who may open a job, and what it is granted,
 is not decided here (desk.py, jobs.py).

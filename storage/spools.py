@@ -27,7 +27,7 @@ class Spools:
         return spool_path(self._folder, tag)
 
     async def open(self, manifest: Manifest) -> Spool:
-        """Open or make a spool file with all its room, and a name as durable as what is acknowledged in it.
+        """Open or make a spool file with all its room; its name is durable before anything in it is acknowledged.
 
         Raises:
             StorageFull, StorageBroken: no room; a broken disk.

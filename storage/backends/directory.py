@@ -1,7 +1,7 @@
 """The directory backend: the object of a tag is the file ``objects/<first two hex digits>/<tag>``.
 
 A finished spool file becomes an object by rename within one file system, so storing costs no copy whatever the size:
-fsync of the file, rename, fsync of both folders. The path is made of the tag alone; names never come here.
+fsync of the file, rename, fsync of the folder it is in now. The path is made of the tag alone; names never come here.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ class DirectoryBackend:
             self._disk.remove(spool)
         else:
             raise ChunkMissing(f"neither spool file nor object of {tag} is there with {size_bytes} bytes")
-        # Also when an earlier try did the rename: it may have died before this.
+        # Also when an earlier try did the rename: it may have died before this. Whether the old name is gone for good
+        # does not matter: the next start removes spool files without a job.
         self._disk.sync_folder(target.parent)
-        self._disk.sync_folder(spool.parent)
 
     async def take_back(self, tag: Tag, spool: Path, size_bytes: int) -> None:
         def work() -> None:

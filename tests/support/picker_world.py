@@ -23,7 +23,7 @@ from protocol.ids import NodeId
 from protocol.manifest import Layout
 
 MBIT = 1_000_000 / 8
-TICK_SECONDS = 0.1  # as swarm.py
+TICK_SECONDS = 0.1  # as engine.py
 SECONDS_MAX = 100_000.0
 
 

@@ -84,8 +84,10 @@ async def test_what_an_upload_changes_on_the_disk_and_in_which_order(autojump_cl
     rename = steps.index("rename")
     assert "sync " + spool in steps[:rename]
     assert steps[rename:][-2:] == ["transaction", "committed"]
-    # No acknowledgement before its sync.
+    # No acknowledgement before its sync, and that of its name.
     assert steps.index("sync " + spool) < [n for n, step in enumerate(steps) if step == "committed"][1]
+    committed = [n for n, step in enumerate(fate.log) if step == "committed"]
+    assert committed[0] < fate.log.index("sync folder spool") < committed[1]
 
 
 async def test_one_chunk_is_stored_before_anything_is_said_of_it(autojump_clock: MockClock, tmp_path: Path) -> None:
@@ -99,7 +101,9 @@ async def test_one_chunk_is_stored_before_anything_is_said_of_it(autojump_clock:
     rename = steps.index("rename")
     assert steps.count("transaction") == 2 and steps.index("transaction") < rename
     assert "sync " + str(tag)[:8] in steps[:rename]
-    assert steps[rename:] == ["rename", "sync folder " + str(tag)[:2], "sync folder spool", "transaction", "committed"]
+    assert steps[rename:] == ["rename", "sync folder " + str(tag)[:2], "transaction", "committed"]
+    # Nobody was told of its spool file, and nobody would miss it.
+    assert "sync folder spool" not in steps
     closed = [said for said in anna.heard if isinstance(said, m.JobClosed)]
     assert [said.state for said in closed] == [m.JobState.STORED] and closed[0].proven
     # Who gave it is said all the same.
@@ -132,6 +136,7 @@ async def test_one_chunk_that_cannot_be_placed_is_acknowledged_first(
         while not anna.acknowledged(tag):
             await trio.sleep(0.1)
         assert "sync " + str(tag)[:8] in fate.log and fate.log[-1] == "committed"
+        assert "sync folder spool" in fate.log  # now it would be missed
         assert tag not in storage.shelf.stored
         Away.away = False
     assert storage.shelf.stored[tag].names == ("name",)
