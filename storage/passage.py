@@ -2,7 +2,7 @@
 
     fill:    the swarm requests, verifies and writes; durability.py acknowledges
     commit:  everything is looked at once more (commit.py); rotten chunks go back to the swarm
-    store:   the backend takes the file (fsync, rename, fsync of the folders)
+    store:   the backend takes the file (fsync, rename, fsync of its folder)
     ledger:  job state and names in one transaction; only then anybody hears "stored"
 
 A file of one chunk goes from "fill" to "store" at once where the backend is on this machine: being stored is how its

@@ -365,9 +365,12 @@ class SimDisk:
         if source not in self.platter.names:
             raise StorageBroken(f"rename {source.name}: not there")
 
+        inode = self.platter.names[source]
+
         def change(names: Names) -> None:
-            if source in names:
-                names[target] = names.pop(source)
+            # The new name leads to the file whether the old one was ever durable or not.
+            names.pop(source, None)
+            names[target] = inode
 
         self.platter.change(change, source.parent, target.parent)
 
