@@ -50,6 +50,12 @@ class Lines:
         """Whether ``link`` leads to a node on the LAN."""
         return link in self._near
 
+    def in_turn(self, link: int) -> None:
+        """See ``Uplink.in_turn``. Only on the LAN: a single link fills its port there."""
+        if link in self._near:
+            self._line.in_turn(link)
+            self._lan.in_turn(link)
+
     def add(self, link: int, wanted: Wanted, purpose: Purpose, *, again: bool = False) -> bool:
         """See ``Uplink.add``."""
         uplink, other = self._line, self._lan

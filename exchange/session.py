@@ -78,6 +78,7 @@ class Session:
             case m.Lend():
                 # To a storage node it means more: the program says so (Engine.lend).
                 self._engine.seeding.relays(self.number, message.tag)
+                self._engine.uplink.in_turn(self.number)
                 return False
             case m.Cancel():
                 withdrawn = self._engine.uplink.cancel(self.number, message.tag, message.chunk, message.offset)

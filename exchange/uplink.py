@@ -9,6 +9,8 @@ What another receiver has had from us, or is getting (``again``, seeding.py), wa
 time and fills the line: the others can have it from that receiver soon. When the line is not full (the first one reads
 slowly), it does not wait.
 
+Links that fetch whole chunks for storage are served one after the other (sequence.py).
+
 Considered: one after the other, a block each. Of two receivers the one that asks for blocks of 1 MiB then gets sixteen
 times what the other one gets that asks for single cells, is found to be the faster one, and stays so.
 """
@@ -23,6 +25,7 @@ from enum import IntEnum
 
 from exchange.budget import Budget
 from exchange.flow import Flow
+from exchange.sequence import Sequence
 from protocol.ids import Tag
 
 # One block travels while the next is read from the disk.
@@ -98,6 +101,7 @@ class Uplink:
         self._repeats = 0  # blocks on their way that leave again
         self._first_at = -math.inf  # when something last left, or was to leave, for the first time
         self._turn_bytes = 0  # of whom was served last
+        self._sequence = Sequence()
 
     def change(self, now: float, up_bytes_per_second: float | None, help_bytes_per_second: float | None) -> None:
         """Use other caps from now on."""
@@ -107,6 +111,10 @@ class Uplink:
     def ease(self, now: float, help_bytes_per_second: float | None) -> None:
         """Change the cap of help a little, as often as one likes: what was overdrawn stays owed."""
         self._help.ease(help_bytes_per_second, now)
+
+    def in_turn(self, link: int) -> None:
+        """Serve this link and others of which that was said one after the other, a chunk each."""
+        self._sequence.join(link)
 
     def add(self, link: int, wanted: Wanted, purpose: Purpose, *, again: bool = False) -> bool:
         """Queue a request. False: this block waits for this link already, and is not queued again."""
@@ -118,6 +126,8 @@ class Uplink:
             # Nobody saves up turns by asking for nothing.
             queue.turn_bytes = max(queue.turn_bytes, self._turn_bytes)
         queue.waiting[purpose, again][place] = wanted
+        if link in self._sequence:
+            self._sequence.asked(link, (wanted.tag, wanted.chunk))
         self._waiting[purpose, again].add(link)
         return True
 
@@ -150,6 +160,7 @@ class Uplink:
     def drop(self, link: int, now: float) -> None:
         """The link is gone; nothing of it waits any more."""
         queue = self._queues.pop(link, None)
+        self._sequence.drop(link)
         if queue is not None:
             self._flow.ended(now, len(queue.granted))
             self._repeats -= sum(queue.granted)
@@ -167,7 +178,7 @@ class Uplink:
             if (purpose is Purpose.HELP and not may_help) or (again and not may_repeat):
                 continue
             # Among equals the one that came first: links are numbered upwards.
-            turn = min(((self._queues[link].turn_bytes, link) for link in self._free(kind)), default=None)
+            turn = min(((self._queues[link].turn_bytes, link) for link in self._free(kind, now)), default=None)
             if turn is not None:
                 return self._grant(turn[1], kind, now)
         return None
@@ -182,6 +193,8 @@ class Uplink:
         self._repeats += again
         self._note(link, kind, queue.waiting[kind])
         self._flow.begun(now)
+        if link in self._sequence:
+            self._sequence.granted(link, (wanted.tag, wanted.chunk), now)
         if not again:
             self._first_at = now
         self._up.spend(wanted.length, now)
@@ -195,9 +208,25 @@ class Uplink:
             return True
         return self._repeats < REPEATS_AT_ONCE and not self._flow.is_full(now)
 
-    def _free(self, kind: _Class) -> Iterator[int]:
+    def _free(self, kind: _Class, now: float) -> Iterator[int]:
         """Yield the links of which something of ``kind`` waits and may leave."""
-        return (link for link in self._waiting[kind] if len(self._queues[link].granted) < GRANTS_PER_LINK_MAX)
+        for link in self._waiting[kind]:
+            if link not in self._sequence and len(self._queues[link].granted) < GRANTS_PER_LINK_MAX:
+                yield link
+        turn = self._sequence.next(self._in_turn(kind), now) if self._sequence else None
+        if turn is not None:
+            yield turn
+
+    def _in_turn(self, kind: _Class) -> list[tuple[int, tuple[Tag, int]]]:
+        """Return those of the links that are served one after the other that wait for a block of ``kind`` and could
+        have one, each with the chunk that it is of."""
+        found = []
+        for link in self._waiting[kind]:
+            queue = self._queues[link]
+            if link in self._sequence and len(queue.granted) < GRANTS_PER_LINK_MAX:
+                wanted = next(iter(queue.waiting[kind].values()))
+                found.append((link, (wanted.tag, wanted.chunk)))
+        return found
 
     def _note(self, link: int, kind: _Class, waiting: dict[_Place, Wanted]) -> None:
         if not waiting:
@@ -209,6 +238,8 @@ class Uplink:
         if queue is not None:
             self._repeats -= queue.granted.popleft()
             self._flow.ended(now)
+            if not queue.granted:
+                self._sequence.idle(link)
 
     def flowed(self, size_bytes: int, now: float) -> None:
         """So many bytes of blocks have left, over whichever link."""
@@ -234,10 +265,12 @@ class Uplink:
             return math.inf
         waits = math.inf
         for kind in _CLASSES:
-            if next(self._free(kind), None) is None:
+            if not self._waiting[kind]:
                 continue
             purpose, again = kind
             seconds = self._up.wait_seconds(now)
+            if next(self._free(kind, now), None) is None:
+                seconds = max(seconds, self._sequence.wait_seconds(self._in_turn(kind), now))
             if purpose is Purpose.HELP:
                 seconds = max(seconds, self._help.wait_seconds(now))
             if again and not self._may_repeat(now):

@@ -25,6 +25,7 @@ class UplinkMachine(RuleBasedStateMachine):
         self.uplink = Uplink(self.now, up, help)
         self.waiting: list[tuple[int, Wanted, Purpose]] = []
         self.granted: dict[int, int] = {}
+        self.in_turn: set[int] = set()
 
     @rule(
         link=LINKS,
@@ -63,6 +64,12 @@ class UplinkMachine(RuleBasedStateMachine):
         self.uplink.drop(link, self.now)
         self.waiting = [entry for entry in self.waiting if entry[0] != link]
         self.granted.pop(link, None)
+        self.in_turn.discard(link)
+
+    @rule(link=LINKS)
+    def serve_in_turn(self, link: int) -> None:
+        self.uplink.in_turn(link)
+        self.in_turn.add(link)
 
     @rule(link=LINKS)
     def sent(self, link: int) -> None:
@@ -107,7 +114,8 @@ class UplinkMachine(RuleBasedStateMachine):
         same = [other for other in self.waiting if other[0] == grant.link and other[2] is entry[2]]
         assert same[0] == entry, "a link's own order is kept"
         if entry[2] is Purpose.HELP:
-            assert not self.eligible(Purpose.OWN) and self.help != 0
+            assert self.help != 0
+            assert all(link in self.in_turn for link, _, _ in self.eligible(Purpose.OWN)), "own goes before help"
         self.waiting.remove(entry)
         self.granted[grant.link] += 1
         assert self.granted[grant.link] <= GRANTS_PER_LINK_MAX

@@ -145,6 +145,8 @@ class _Node:
         self.seeding.join(link.number, self.world.tag, storage=link.receiver.storage)
         if link.receiver.member.lends:
             self.seeding.relays(link.number, self.world.tag)
+            if link.local:
+                self.uplink.in_turn(link.number)
         self._suggest(link)
         self.world.after(link.latency_seconds, link.receiver.offered, link, self.held.copy())
 

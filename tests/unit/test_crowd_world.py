@@ -69,6 +69,15 @@ def test_idle_lines_carry_what_comes_over_the_lan(nodes: int, mib: int) -> None:
     assert outcome.uploader_to_storage_bytes <= 1.2 * mib * MIB / nodes, "the relays carry their share"
 
 
+@pytest.mark.parametrize(("nodes", "up", "mib", "ratio"), [(5, 100, 256, 1.08), (33, 20, 512, 1.25)])
+def test_relays_get_their_first_chunks_one_after_the_other(nodes: int, up: int, mib: int, ratio: float) -> None:
+    members = [Member(up * MBIT, 0.02, lan=1000 * MBIT, has=place == 0, lends=place > 0) for place in range(nodes)]
+    outcome = CrowdWorld(mib * MIB, members).run()
+    bound_seconds = mib * MIB / (nodes * up * MBIT)
+    assert outcome.stored_seconds <= ratio * bound_seconds
+    assert outcome.wasted_bytes <= 0.01 * mib * MIB
+
+
 def test_the_same_seed_gives_the_same_crowd() -> None:
     first, second = (CrowdWorld(16 * MIB, downloaders(5), seed=3).run() for _ in range(2))
     assert first == second
