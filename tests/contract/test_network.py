@@ -196,5 +196,48 @@ async def test_within_a_machine_nothing_is_paced() -> None:
         assert isinstance(stream, TcpStream)
         name = stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
         assert name.rstrip(b"\0") == b"reno"
+        # Nor kept from giving the kernel much at a time.
+        assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 0
+        stream.close()
+    listener.close()
+
+
+class Counting:
+    """A socket that counts how often it is asked to send."""
+
+    def __init__(self, inner: socket.socket) -> None:
+        self._inner = inner
+        self.sends = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def send(self, data: memoryview) -> int:
+        self.sends += 1
+        return self._inner.send(data)
+
+
+async def test_who_sends_more_than_the_kernel_takes_waits_for_much_room() -> None:
+    network = TcpNetwork()
+    listener = await network.listen("127.0.0.1", 0)
+    dialled, accepted = await pair(network, listener)
+    size, piece_bytes = 64 << 20, 64 << 10
+    for sender, receiver in ((dialled, accepted), (accepted, dialled)):
+        assert isinstance(sender, TcpStream)
+        counting = Counting(sender._socket)
+        sender._socket = counting  # type: ignore[assignment]  # it is one, as far as it is used
+        reads = 0
+        async with trio.open_nursery() as sending:
+            sending.start_soon(sender.send_all, bytes(size))
+            rest, piece = size, memoryview(bytearray(piece_bytes))
+            while rest:
+                rest -= await receiver.receive_into(piece)
+                reads += 1
+                # Both have their turns, or nobody would ask too early.
+                await trio.lowlevel.checkpoint()
+        # Room comes in pieces of 64 KiB at most; each send uses what several of them have left.
+        assert reads >= size // piece_bytes
+        assert counting.sends < reads / 3
+    for stream in (dialled, accepted):
         stream.close()
     listener.close()
