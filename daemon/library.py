@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -191,8 +191,18 @@ class Library:
         await self.drop(path)
         return None
 
-    async def add(self, manifest: Manifest, path: Path, status: FileStatus, name: str, origin: Origin) -> KnownFile:
-        """Hold a complete file from now on; durable when this returns. What stood for ``path`` before is forgotten."""
+    async def add(
+        self,
+        manifest: Manifest,
+        path: Path,
+        status: FileStatus,
+        name: str,
+        origin: Origin,
+        *,
+        beside: Callable[[Any], None] = lambda cursor: None,
+    ) -> KnownFile:
+        """Hold a complete file from now on; durable when this returns. What stood for ``path`` before is forgotten.
+        ``beside``: what else is written down with it, in the same transaction."""
         file = KnownFile(
             path, manifest.tag, status, name, origin, origin == "share", int(max(0, self._runtime.clock.wall()))
         )
@@ -200,7 +210,12 @@ class Library:
         if before is not None and before.tag == file.tag:
             # Sharing is undone by unshare alone, and a file that was put stays one.
             file = replace(file, shared=before.shared or file.shared)
-        await self._database.transaction(lambda cursor: filerows.write_file(cursor, file, manifest))
+
+        def write(cursor: Any) -> None:
+            filerows.write_file(cursor, file, manifest)
+            beside(cursor)
+
+        await self._database.transaction(write)
         before = self._known.get(path)
         if before is not None and before.tag != file.tag:
             self._known.leave(before)

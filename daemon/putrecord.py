@@ -154,12 +154,13 @@ def insert_puts(
     return numbers
 
 
-def row_of_put(put: Put) -> tuple[Any, ...]:
-    """Return the values that ``update_put`` writes, taken on the spot."""
+def row_of_put(put: Put, found: Tag | None = None) -> tuple[Any, ...]:
+    """Return the values that ``update_put`` writes, taken on the spot. ``found``: the tag that it is about to have."""
     error = put.error
+    tag, state = (put.tag, put.state) if found is None else (found, PutState.ASKING)
     return (
-        put.tag.to_bytes() if put.tag is not None else None,
-        put.state.value,
+        tag.to_bytes() if tag is not None else None,
+        state.value,
         int(put.paused),
         int(put.instant),
         address_json(put.storage) if put.storage is not None else None,

@@ -316,16 +316,21 @@ class Puts:
                 # Not as NotFound: that is what the tracker says of a tag, and asking again may help then.
                 raise CommandError(error.code, error.sentence, error.exit_code) from error
             return kept  # Others have all of it; we only wait for the good end.
-        await self._library.add(manifest, put.path, status, put.name, "put")
-        await self._tagged(put, manifest)
+        # In one transaction: of a thousand small files that is a thousand less.
+        row = row_of_put(put, manifest.tag)
+        await self._library.add(
+            manifest, put.path, status, put.name, "put", beside=lambda cursor: update_put(cursor, row)
+        )
+        await self._tagged(put, manifest, written=True)
         return manifest
 
-    async def _tagged(self, put: Put, manifest: Manifest) -> None:
+    async def _tagged(self, put: Put, manifest: Manifest, *, written: bool = False) -> None:
         put.bytes_total = put.bytes_hashed = manifest.size_bytes
         if put.tag is None:
             put.tag = manifest.tag
             put.state = PutState.ASKING
-            await self._write(put)
+            if not written:
+                await self._write(put)
             self._events.add("put hashed", id=put.id, tag=str(put.tag), name=put.name, size=put.bytes_total)
         put.touch()
 
