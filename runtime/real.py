@@ -333,8 +333,8 @@ class TcpStream:
             if hasattr(stdlib_socket, "TCP_CONGESTION") and _is_this_machine(self._socket):
                 # Nothing is congested within a machine. Where BBR is the default, its pacing halves what goes through.
                 self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_CONGESTION, b"reno")
-                # Nor does anything wait long. Trio lets sockets that dialled have 16 KiB unsent at most: of four senders
-                # to one receiver each then gave the kernel 64 to 128 KiB at a time.
+                # Nor does anything wait long. Trio lets sockets that dialled have 16 KiB unsent at most: of four
+                # senders to one receiver each then gave the kernel 64 to 128 KiB at a time.
                 self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NOTSENT_LOWAT, 0)
         self._line = TcpLine(self._socket) if sys.platform == "linux" else None
 
