@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from daemon.library import Library
 from daemon.records import open_records
 from protocol import messages as m
 from protocol.bitmap import Bitmap
-from protocol.errors import ChunkMissing
+from protocol.errors import ChunkMissing, StorageFull
 from protocol.ids import Tag
 from protocol.limits import MIB
 from protocol.manifest import Manifest
@@ -74,6 +75,27 @@ async def test_a_restart_knows_every_file_without_hashing_it_again(tmp_path: Pat
         assert remembered is not None and remembered.tag == manifest.tag
         (holding,) = library.holdings()
         assert holding.tag == manifest.tag and holding.names == ("a/b",) and holding.bitmap == b""
+
+
+async def test_what_is_written_down_beside_a_file_is_written_with_it_or_neither_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"bytes")
+    manifest, status = await hash_file(RUNTIME, tmp_path / "file")
+
+    def full(cursor: Any) -> None:
+        raise StorageFull("planted")
+
+    def other_name(cursor: Any) -> None:
+        cursor.execute("UPDATE files SET name = 'beside'")
+
+    async with opened(tmp_path) as library:
+        with pytest.raises(StorageFull, match="planted"):
+            await library.add(manifest, tmp_path / "file", status, "name", "put", beside=full)
+        assert library.holding(manifest.tag) is None
+    async with opened(tmp_path) as library:
+        assert not library.files(), "the transaction was undone"
+        await library.add(manifest, tmp_path / "file", status, "name", "put", beside=other_name)
+    async with opened(tmp_path) as library:
+        assert [file.name for file in library.files()] == ["beside"]
 
 
 async def test_a_file_that_changed_while_we_were_away_is_dropped(tmp_path: Path) -> None:
