@@ -183,8 +183,10 @@ class Book:
         elif request.void:
             self._tail.spared(request.length)
         else:
-            # Asking it again at once would be answered in the same way.
+            # Asking it again at once would be answered in the same way; later, too, unless for what it suggests.
             known.rests_until = now + REST_SECONDS
+            if known.making == chunk:
+                known.making = None
         self._recount(chunk)
 
     def verified(self, chunk: int) -> dict[NodeId, int]:

@@ -19,7 +19,7 @@ from exchange.budget import Budget
 from exchange.buffers import BufferPool
 from exchange.courtesy import LOOK_SECONDS, Courtesy, Look
 from exchange.lines import Lines
-from exchange.seeding import Seeding
+from exchange.seeding import Seeding, Turn
 from exchange.session import Session
 from exchange.spool import Spool
 from exchange.strikes import Strikes
@@ -357,12 +357,18 @@ class Engine:
     def _is_exempt(self, link: int) -> bool:
         return self._apart and self.uplink.is_near(link)
 
-    def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> bool:
-        """They want a block. False: they have asked for it already, and it is not sent yet."""
+    def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> bool | None:
+        """They want a block. False: they have asked for it already, and it is not sent yet; None: not now, others are
+        to be asked."""
         self._wake.set()
-        again = self.seeding.asked(session.number, wanted.tag, wanted.chunk, self.now())
-        (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = self.now()
-        return self.uplink.add(session.number, wanted, purpose, again=again and not self._wide)
+        now = self.now()
+        apart = self._wide or self.uplink.is_near(session.number)
+        rate = self.uplink.rate(now)
+        turn = self.seeding.asked(session.number, wanted.tag, wanted.chunk, now, rate=rate, apart=apart)
+        if turn is Turn.ELSEWHERE:
+            return None
+        (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = now
+        return self.uplink.add(session.number, wanted, purpose, again=turn is Turn.AGAIN and not self._wide)
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
         """A granted block has left, or could not be sent (0 bytes)."""
@@ -372,7 +378,8 @@ class Engine:
         (self._own_at if own else self._helped_at)[session.number] = self.now()
         self.uplink.sent(session.number, wanted, size_bytes if held is not None else 0, self.now())
         if size_bytes and held is not None:
-            self.seeding.sent(session.number, wanted.tag, wanted.chunk, size_bytes, held.layout)
+            now, rate = self.now(), self.uplink.rate(self.now())
+            self.seeding.sent(session.number, wanted.tag, wanted.chunk, size_bytes, held.layout, now, rate=rate)
         self._wake.set()
 
     async def leave(self, tag: Tag, size_bytes: int) -> None:

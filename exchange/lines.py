@@ -107,6 +107,10 @@ class Lines:
         if size_bytes:
             uplink.flowed(size_bytes, now)
 
+    def rate(self, now: float) -> float:
+        """See ``Uplink.rate``: of the line to the outside."""
+        return self._line.rate(now)
+
     def room_seconds(self, purpose: Purpose, now: float) -> float:
         """See ``Uplink.room_seconds``. What does not go over a link leaves by the line."""
         return self._line.room_seconds(purpose, now)

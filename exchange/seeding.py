@@ -1,25 +1,32 @@
-"""Which chunk each of several receivers should take from us first: so that each leaves us once before any leaves us
-twice. Pure; every method takes ``now`` in seconds.
+"""Who may fetch what from us first: so that each chunk leaves us once before any leaves us twice, and is soon where
+others can have it. Pure; ``now`` is in seconds.
 
-Receivers choose rare chunks, but cannot see what another one is fetching from us at this moment: five of them who
-choose at random among the last few chunks choose the same ones. We can see it. So each receiver is suggested chunks
-that nobody has taken from us, two ahead; what was sent once spreads among them without us. While there is one receiver
-only, nothing is suggested: it knows best. The last chunks are left to storage, for nobody waits there for a chunk to
-be passed on.
+A chunk is of use to others only when it is whole. Five first copies beside each other share our line, and all of them
+are whole after the time of five; until then nobody has anything to pass on. Storage has the widest line to pass it on,
+and is whom everybody works for: so while it fetches from us, who had all from the beginning, it has us to itself, and
+whoever else asks is told to ask elsewhere for a while. Unless storage alone does not fill our line. How much that
+carries nobody tells us: so now and then another one is invited to fetch a chunk beside it, and when clearly more leaves
+then, nobody is sent away for long.
+
+Without storage several get first copies. Receivers choose rare chunks, but cannot see what another one is fetching from
+us at this moment: five of them who choose at random among the last few chunks choose the same ones. We can see it. So
+each receiver is suggested chunks that nobody has taken from us, two ahead; what was sent once spreads among them
+without us. While there is one receiver only, nothing is suggested: it knows best.
 
 A suggestion is a hint. Who does not follow it (it has the chunk from elsewhere, or does not know the word) chooses as
 ever, and what it was suggested is another's; but what storage was suggested stays storage's. What is asked for again
-all the same, uplink.py serves after the rest; but for storage, which chooses by what all others offer, and is whom
-everybody works for.
+all the same, uplink.py serves after the rest; but for storage, which chooses by what all others offer.
 
 Considered: telling each receiver of a part of our chunks only (super-seeding, BEP 16). Then a receiver that cannot use
-what it was told of waits for us, and our line idles; libtorrent's takes 1.43 to 3.5 times the bound.
+what it was told of waits for us, and our line idles; libtorrent's takes 1.43 to 3.5 times the bound. And to let the
+others wait instead of sending them away: what they have asked us for they do not ask anybody else for.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import math
 from dataclasses import dataclass, field
+from enum import Enum
 
 from protocol.bitmap import Bitmap
 from protocol.ids import Tag
@@ -32,15 +39,33 @@ AHEAD = 2
 PATIENCE_SECONDS = 1.0
 # So many receivers get first copies at a time: a chunk is of use to others only when it is whole.
 RECEIVERS_AT_ONCE = 8
-# By so many blocks that left for the first time we judge who gets which share of our line.
-_SHARE_BLOCKS = 128
-# A receiver has twice the time it should take; shares change.
-_LATE = 2
+# A storage node that has not got what it asked for, and asks for nothing else for so long, has stopped fetching.
+HUNGRY_SECONDS = 4.0
+# Who was sent away is not given for so long what storage has had from us: storage passes it on.
+LINGER_SECONDS = 2.0
+# While storage has us to itself, another one is invited so long after it came, and then so often, but to none of the
+# last chunks: a chunk that two lines wait for is late for all others. Who is invited has so long to ask for it.
+FIRST_INVITED_SECONDS = 2.0
+INVITE_SECONDS = 20.0
+NONE_OF_LAST = 8
+INVITED_SECONDS = 4.0
+# So much more has to leave with the one who was invited, or storage fills our line; else others are served so long.
+GAIN = 4 / 3
+OPEN_SECONDS = 60.0
+
+
+class Turn(Enum):
+    """How soon a block leaves."""
+
+    FIRST = "first"
+    AGAIN = "again"  # after what leaves first (uplink.py)
+    ELSEWHERE = "elsewhere"  # not now: others are to be asked
 
 
 @dataclass(slots=True)
 class _Receiver:
     storage: bool
+    sent_away_at: float = -math.inf
     relay: bool = False  # fetches for storage, and what storage says: it needs no suggestions, and does not wait
     suggested: dict[int, float] = field(default_factory=dict)  # chunk -> when; not asked for yet
 
@@ -54,37 +79,68 @@ class _Spread:
     """One tag. A chunk is nobody's, then its owner's, to whom it was suggested or who asked first, and then it left."""
 
     left: Bitmap  # sent once, wholly
+    origin: bool  # we had it all before anybody fetched it
     receivers: dict[int, _Receiver] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
     sent_bytes: dict[int, int] = field(default_factory=dict)  # of chunks that have not left
-    recent: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_SHARE_BLOCKS))  # whose, bytes
+    hungry: set[int] = field(default_factory=set)  # chunks that storage has asked for, and that have not left
+    hungry_at: float = -math.inf  # when it came, or last asked for one
+    invited: int | None = None  # the chunk that may leave beside storage's
+    rate_before: float | None = None  # what left before its first block, bytes per second
+    invite_at: float = math.inf  # when to invite the next one
+    open_until: float = -math.inf  # nobody is sent away: storage does not fill our line
 
     def disown(self, chunk: int) -> None:
         """A chunk is nobody's."""
         owner = self.owners.pop(chunk, None)
+        self.hungry.discard(chunk)
+        if chunk == self.invited:
+            self.invited = self.rate_before = None
         if owner is not None:
             self.receivers[owner].suggested.pop(chunk, None)
 
-    def is_anothers_turn(self, link: int, free: int) -> bool:
-        """Whether one of the ``free`` chunks that nobody has asked for is not for ``link`` to begin: enough others are
-        getting first copies, or it is storage's.
+    def is_for_storage(self, now: float) -> bool:
+        """Whether storage is fetching first copies from an origin, or is just about to."""
+        hungry_seconds = HUNGRY_SECONDS if self.hungry else PATIENCE_SECONDS
+        return self.origin and now - self.hungry_at <= hungry_seconds and now >= self.open_until
 
-        The last chunks are storage's: as many as the others are getting, or have in reserve. Then storage is still
-        fetching first ones when the others are done with theirs. And so is what a receiver would, at its share of what
-        leaves, still be getting when all others are done.
-        """
-        owned = Counter(self.owners.values())
-        if link not in owned and len(owned) >= RECEIVERS_AT_ONCE:
-            return True
-        if not any(receiver.storage for receiver in self.receivers.values()):
-            return False
-        if free <= min(len(self.receivers), RECEIVERS_AT_ONCE) * (AHEAD + 1):
-            return True
-        total_bytes = sum(size for _, size in self.recent)
-        if not total_bytes:
-            return False
-        share = sum(size for other, size in self.recent if other == link) / total_bytes
-        return bool(share) and (free + len(self.owners)) * share < _LATE * owned[link]
+    def lingers(self, receiver: _Receiver, chunk: int, now: float) -> bool:
+        """Whether somebody who was sent away until a moment ago should have a chunk elsewhere still."""
+        return chunk in self.left and now - receiver.sent_away_at <= LINGER_SECONDS
+
+    def is_taken(self, chunk: int) -> bool:
+        """Whether a chunk is somebody's who is getting it. What was suggested to another one that has not asked for it
+        is not, but for storage: first come, first served."""
+        owner = self.owners.get(chunk)
+        return owner is not None and (chunk not in self.receivers[owner].suggested or self.receivers[owner].storage)
+
+    def is_crowded(self, link: int) -> bool:
+        """Whether enough others than ``link`` are getting first copies."""
+        owned = set(self.owners.values())
+        return link not in owned and len(owned) >= RECEIVERS_AT_ONCE
+
+    def is_due(self, now: float) -> bool:
+        """Whether to invite somebody to fetch a chunk beside storage's."""
+        if self.invited is not None:
+            invited_at = self.receivers[self.owners[self.invited]].suggested.get(self.invited, now)
+            if now - invited_at > INVITED_SECONDS:
+                self.disown(self.invited)
+        return self.invited is None and now >= self.invite_at
+
+    def claim(self, link: int, chunk: int, now: float) -> None:
+        """Storage, or who fetches for it, takes a chunk that has not left, but for what others of them are getting and
+        what somebody was invited to."""
+        receiver = self.receivers[link]
+        owner = self.owners.get(chunk)
+        if owner == link:
+            receiver.suggested.pop(chunk, None)
+        elif owner is None or not (self.receivers[owner].urgent or chunk == self.invited):
+            self.disown(chunk)
+            self.sent_bytes.pop(chunk, None)
+            self.owners[chunk] = link
+        if receiver.storage and self.owners[chunk] == link:
+            self.hungry.add(chunk)
+            self.hungry_at = now
 
 
 class Seeding:
@@ -94,59 +150,67 @@ class Seeding:
         self._rng = rng
         self._tags: dict[Tag, _Spread] = {}
 
-    def join(self, link: int, tag: Tag, *, storage: bool) -> None:
-        """A link may fetch ``tag`` from us."""
-        spread = self._tags.setdefault(tag, _Spread(Bitmap(tag.chunks)))
-        spread.receivers.setdefault(link, _Receiver(storage))
+    def join(self, link: int, tag: Tag, now: float, *, storage: bool, origin: bool = False) -> None:
+        """A link may fetch ``tag`` from us. ``origin``: we hold all of it."""
+        spread = self._tags.setdefault(tag, _Spread(Bitmap(tag.chunks), origin))
+        if link not in spread.receivers:
+            spread.receivers[link] = _Receiver(storage)
+            if storage:
+                spread.hungry_at = now
+                spread.invite_at = now + FIRST_INVITED_SECONDS
 
     def relays(self, link: int, tag: Tag) -> None:
         """A link says that it fetches ``tag`` for storage."""
-        self.join(link, tag, storage=False)
+        self.join(link, tag, 0.0, storage=False)
         spread = self._tags[tag]
         receiver = spread.receivers[link]
         receiver.relay = True
         for chunk in list(receiver.suggested):
             spread.disown(chunk)
 
-    def asked(self, link: int, tag: Tag, chunk: int, now: float) -> bool:
-        """A link asks for a block. Return whether it can wait: its chunk was sent before, or is being sent, to another
-        one, and this one neither is storage nor fetches for it."""
+    def asked(self, link: int, tag: Tag, chunk: int, now: float, *, rate: float = 0.0, apart: bool = False) -> Turn:
+        """A link asks for a block; return its turn. ``rate``: what leaves us now, bytes per second;
+        ``apart``: what this link gets takes nothing from what storage gets."""
         spread = self._tags.get(tag)
         receiver = spread.receivers.get(link) if spread is not None else None
         if spread is None or receiver is None:
-            return False
+            return Turn.FIRST
+        if receiver.urgent:
+            if chunk not in spread.left:
+                spread.claim(link, chunk, now)
+            return Turn.FIRST
         owner = spread.owners.get(chunk)
+        if spread.is_for_storage(now) and not (apart or (owner == link and chunk == spread.invited)):
+            receiver.sent_away_at = now
+            return Turn.ELSEWHERE
+        if spread.lingers(receiver, chunk, now):
+            return Turn.ELSEWHERE
         if owner == link:
             receiver.suggested.pop(chunk, None)
-            return False
+            if chunk == spread.invited and spread.rate_before is None:
+                spread.rate_before = rate
+            return Turn.FIRST
         for old in [old for old, at in receiver.suggested.items() if now - at > PATIENCE_SECONDS]:
             spread.disown(old)
-        if chunk in spread.left:
-            return not receiver.urgent
-        if owner is not None:
-            if chunk not in spread.receivers[owner].suggested:
-                return not receiver.urgent
-            # Suggested to another one that has not asked for it: first come, first served, among those whose turn it
-            # is, but for storage. Each chunk in reserve would go to somebody else yet otherwise, and twice as many
-            # chunks would be on their way at half the rate.
-            if spread.receivers[owner].storage:
-                return True
-        if not receiver.urgent and spread.is_anothers_turn(link, tag.chunks - len(spread.left) - len(spread.owners)):
-            return True
+        if chunk in spread.left or spread.is_taken(chunk) or spread.is_crowded(link):
+            return Turn.AGAIN
         spread.disown(chunk)
         spread.owners[chunk] = link
-        return False
+        return Turn.FIRST
 
-    def sent(self, link: int, tag: Tag, chunk: int, size_bytes: int, layout: Layout) -> None:
-        """So many bytes of ``chunk`` have left us over ``link``. What others than its owner got of it does not count: a
-        chunk has left when somebody has the whole."""
+    def sent(
+        self, link: int, tag: Tag, chunk: int, size_bytes: int, layout: Layout, now: float, *, rate: float = 0.0
+    ) -> None:
+        """So many bytes of ``chunk`` have left us over ``link``; ``rate``: what leaves us now, bytes per second. What
+        others than its owner got of it does not count: a chunk has left when somebody has the whole."""
         spread = self._tags.get(tag)
         if spread is None or spread.owners.get(chunk) != link:
             return
-        spread.recent.append((link, size_bytes))
         spread.sent_bytes[chunk] = spread.sent_bytes.get(chunk, 0) + size_bytes
         if spread.sent_bytes[chunk] >= layout.bytes_of(chunk):
             spread.left.add(chunk)
+            if chunk == spread.invited and spread.rate_before is not None and rate > GAIN * spread.rate_before:
+                spread.open_until = now + OPEN_SECONDS
             del spread.sent_bytes[chunk]
             # Suggested to one, and asked for by storage twice meanwhile: that one need not any more.
             spread.disown(chunk)
@@ -161,16 +225,24 @@ class Seeding:
             return []
         free = held - spread.left - Bitmap.of(tag.chunks, spread.owners)
         found: list[int] = []
-        while free and len(receiver.suggested) < AHEAD:
-            if not receiver.storage and spread.is_anothers_turn(link, len(free)):
-                break
+        while free and len(receiver.suggested) < self._ahead(spread, link, len(free), now):
             chunk = free.first_from(self._rng.randrange(tag.chunks))
             assert chunk is not None
             free.discard(chunk)
             spread.owners[chunk] = link
             receiver.suggested[chunk] = now
             found.append(chunk)
+            if not receiver.storage and spread.is_for_storage(now):
+                spread.invited, spread.invite_at = chunk, now + INVITE_SECONDS
         return found
+
+    def _ahead(self, spread: _Spread, link: int, free: int, now: float) -> int:
+        """Return how many chunks may be suggested to a receiver and not asked for yet; ``free`` are nobody's."""
+        if spread.receivers[link].storage:
+            return AHEAD
+        if spread.is_for_storage(now):
+            return int(free > NONE_OF_LAST and spread.is_due(now))
+        return 0 if spread.is_crowded(link) else AHEAD
 
     def leave(self, link: int, tag: Tag) -> None:
         """A link needs nothing more of ``tag``."""
@@ -181,7 +253,8 @@ class Seeding:
             # It may have the chunk from us or from others, or gone without it: somebody else should have it.
             spread.disown(chunk)
             spread.sent_bytes.pop(chunk, None)
-        del spread.receivers[link]
+        if spread.receivers.pop(link).storage:
+            spread.hungry_at = -math.inf
         if not spread.receivers:
             del self._tags[tag]
 

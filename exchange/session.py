@@ -135,7 +135,10 @@ class Session:
             return
         if request.offset + request.length > held.layout.bytes_of(request.chunk):
             raise RemoteProtocolError(f"a request beyond the end of chunk {request.chunk}")
-        if not self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP):
+        queued = self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP)
+        if queued is None:
+            self._reject(wanted, "busy")
+        elif not queued:
             raise RemoteProtocolError(f"a second request for chunk {request.chunk} offset {request.offset}")
         self._suggest(request.tag, held.bitmap)
 
@@ -235,7 +238,8 @@ class Session:
         if len(self.offered) >= SUBSCRIPTIONS_MAX:
             self.offered.pop(next(iter(self.offered)))
         self.offered[tag] = None
-        self._engine.seeding.join(self.number, tag, storage=self.link.peer.role is Role.STORAGE)
+        storage, origin = self.link.peer.role is Role.STORAGE, held.bitmap.complete
+        self._engine.seeding.join(self.number, tag, self._engine.now(), storage=storage, origin=origin)
         # First: with the offer they begin to choose.
         self._suggest(tag, held.bitmap)
         bitmap = b"" if held.bitmap.complete else held.bitmap.to_bytes()

@@ -245,6 +245,10 @@ class Uplink:
         """So many bytes of blocks have left, over whichever link."""
         self._flow.left(size_bytes, now)
 
+    def rate(self, now: float) -> float:
+        """Return how many bytes per second leave now."""
+        return self._flow.rate(now)
+
     def room_seconds(self, purpose: Purpose, now: float) -> float:
         """Return how long until something may leave another way than over a link: 0 at once, infinity never."""
         if self.paused:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from exchange.seeding import AHEAD, Seeding
+from exchange.seeding import AHEAD, Seeding, Turn
 from protocol.bitmap import Bitmap
 from protocol.ids import Tag
 from protocol.limits import MIB
@@ -30,19 +30,24 @@ class SeedingMachine(RuleBasedStateMachine):
 
     @rule(link=LINKS)
     def join(self, link: int) -> None:
-        self.seeding.join(link, TAG, storage=link == 1)
+        self.seeding.join(link, TAG, self.now, storage=link == 1, origin=self.origin)
 
-    @rule(link=LINKS, chunk=CHUNK)
-    def ask(self, link: int, chunk: int) -> None:
-        can_wait = self.seeding.asked(link, TAG, chunk, self.now)
-        assert not (can_wait and link == 1), "storage never waits"
+    @initialize(origin=st.booleans())
+    def begin(self, origin: bool) -> None:
+        self.origin = origin
 
-    @rule(link=LINKS, chunk=CHUNK, quarters=st.integers(1, 4))
-    def send(self, link: int, chunk: int, quarters: int) -> None:
+    @rule(link=LINKS, chunk=CHUNK, rate=st.floats(0, 4), apart=st.booleans())
+    def ask(self, link: int, chunk: int, rate: float, apart: bool) -> None:
+        turn = self.seeding.asked(link, TAG, chunk, self.now, rate=rate, apart=apart)
+        assert turn is Turn.FIRST or link != 1, "storage never waits"
+        assert turn is not Turn.ELSEWHERE or self.origin, "only who had all sends anybody away"
+
+    @rule(link=LINKS, chunk=CHUNK, quarters=st.integers(1, 4), rate=st.floats(0, 4))
+    def send(self, link: int, chunk: int, quarters: int, rate: float) -> None:
         spread = self.seeding._tags.get(TAG)
         counts = spread is not None and spread.owners.get(chunk) == link
         left = spread is not None and chunk in spread.left
-        self.seeding.sent(link, TAG, chunk, quarters * MIB // 4, LAYOUT)
+        self.seeding.sent(link, TAG, chunk, quarters * MIB // 4, LAYOUT, self.now, rate=rate)
         assert counts or spread is None or (chunk in spread.left) == left, "only its owner can make a chunk leave"
 
     @rule(link=LINKS, held=st.sets(CHUNK))
@@ -69,6 +74,8 @@ class SeedingMachine(RuleBasedStateMachine):
                 assert all(spread.owners.get(chunk) == link for chunk in receiver.suggested)
             assert set(spread.owners.values()) <= set(spread.receivers)
             assert not set(spread.owners) & set(spread.left)
+            assert spread.invited is None or spread.invited in spread.owners
+            assert all(spread.receivers[spread.owners[chunk]].storage for chunk in spread.hungry)
 
 
 TestSeeding = SeedingMachine.TestCase

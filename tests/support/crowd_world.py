@@ -1,16 +1,14 @@
 """A whole crowd in virtual time: storage, an uploader, downloaders and relays, each with the production Picker, Uplink
 and Seeding, on lines of given rates and latencies. Pure: no bytes, no programs; same arguments, same result.
 
-What engine.py, session.py and swarm.py do with these is done here in the same order. Blocks are always right; a link
-costs nothing but its latency; words have no size. Every node has a line to the internet, and a port of its LAN if it is
-on one: blocks of all its links take turns there. A block has left when the receiver's line has taken it in.
+What engine.py, session.py and swarm.py do with these is done here in the same order. Blocks are always right. Every
+node has a line to the internet, and a port of its LAN if it is on one; what is between two, crowd_lines.py says.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +16,14 @@ from typing import Any
 from exchange.assembly import Assembly
 from exchange.book import Withdrawal
 from exchange.picker import Pick, Picker
-from exchange.seeding import Seeding
+from exchange.seeding import Seeding, Turn
 from exchange.uplink import Purpose, Uplink, Wanted
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId, Tag
 from protocol.manifest import Layout
+from support.crowd_lines import Intake, Line, Way
 
-TICK_SECONDS = 0.1  # as swarm.py
+TICK_SECONDS = 0.1  # as engine.py
 SECONDS_MAX = 10_000.0
 # A downloader has so many others to fetch from, beside uploader and storage (the tracker names no more at once).
 NEIGHBOURS = 8
@@ -57,43 +56,6 @@ class CrowdOutcome:
     wasted_elsewhere_bytes: int
 
 
-class _Line:
-    """One port: blocks of all links in turn."""
-
-    def __init__(self, world: CrowdWorld, rate: float) -> None:
-        self._world = world
-        self._rate = rate
-        self._queues: dict[int, deque[Wanted]] = {}
-        self._turns: deque[int] = deque()
-        self._busy = False
-        self.busy_seconds = 0.0
-
-    def put(self, node: _Node, link: int, wanted: Wanted) -> None:
-        queue = self._queues.setdefault(link, deque())
-        if not queue:
-            self._turns.append(link)
-        queue.append(wanted)
-        self._serve(node)
-
-    def _serve(self, node: _Node) -> None:
-        if self._busy or not self._turns or node.gone:
-            return
-        link = self._turns.popleft()
-        wanted = self._queues[link].popleft()
-        if self._queues[link]:
-            self._turns.append(link)
-        self._busy = True
-        seconds = wanted.length / self._rate
-        self.busy_seconds += seconds
-        self._world.after(seconds, self._served, node, link, wanted)
-
-    def _served(self, node: _Node, link: int, wanted: Wanted) -> None:
-        self._busy = False
-        if not node.gone:
-            node.left(link, wanted)
-            self._serve(node)
-
-
 @dataclass
 class _Link:
     """One direction: ``sender`` may be asked by ``receiver``."""
@@ -102,7 +64,8 @@ class _Link:
     sender: _Node
     receiver: _Node
     local: bool
-    latency_seconds: float
+    forth: Way  # from the sender
+    back: Way
 
 
 class _Node:
@@ -122,15 +85,15 @@ class _Node:
         self.picker = Picker(world.layout, self.assembly, wanted, rng)
         self.uplink = Uplink(0.0, None, None)
         self.seeding = Seeding(rng)
-        self.line = _Line(world, member.up)
-        self.port = _Line(world, member.lan) if member.lan is not None else None
+        self.line = Line(world, member.up)
+        self.port = Line(world, member.lan) if member.lan is not None else None
+        self.intake = Intake(world, member.down)
         self.incoming: dict[int, _Link] = {}  # we may ask these
         self.outgoing: dict[int, _Link] = {}  # these may ask us
         self.sent_to_storage_bytes = 0
         self.sent_to_peers_bytes = 0
         self.wasted_bytes = 0
         self.complete_at: float | None = 0.0 if member.has else None
-        self.taken_in_at = 0.0  # when its line has taken in all that is on its way
         self._early: dict[int, Sequence[int]] = {}
         self._wake_at = float("inf")
 
@@ -142,39 +105,47 @@ class _Node:
 
     def offer(self, link: _Link) -> None:
         self.outgoing[link.number] = link
-        self.seeding.join(link.number, self.world.tag, storage=link.receiver.storage)
+        self.seeding.join(
+            link.number, self.world.tag, self.world.now, storage=link.receiver.storage, origin=self.held.complete
+        )
         if link.receiver.member.lends:
             self.seeding.relays(link.number, self.world.tag)
             if link.local:
                 self.uplink.in_turn(link.number)
         self._suggest(link)
-        self.world.after(link.latency_seconds, link.receiver.offered, link, self.held.copy())
+        link.forth.say(link.receiver.offered, link, self.held.copy())
 
     def _suggest(self, link: _Link) -> None:
         chunks = self.seeding.suggestions(link.number, self.world.tag, self.held, self.world.now)
         if chunks:
-            self.world.after(link.latency_seconds, link.receiver.suggested, link, chunks)
+            link.forth.say(link.receiver.suggested, link, chunks)
 
     def requested(self, link: _Link, pick: Pick) -> None:
         if self.gone:
             return
         if pick.chunk not in self.held:
-            self.world.after(link.latency_seconds, link.receiver.rejected, link, pick.chunk, pick.offset, True)
+            link.forth.say(link.receiver.rejected, link, pick.chunk, pick.offset, True)
             return
-        again = self.seeding.asked(link.number, self.world.tag, pick.chunk, self.world.now) and not self.storage
+        now, rate = self.world.now, self.uplink.rate(self.world.now)
+        apart = self.storage or link.local
+        turn = self.seeding.asked(link.number, self.world.tag, pick.chunk, now, rate=rate, apart=apart)
+        again = turn is Turn.AGAIN and not self.storage
         wanted = Wanted(self.world.tag, pick.chunk, pick.offset, pick.length)
-        assert self.uplink.add(link.number, wanted, Purpose.OWN, again=again)
+        if turn is Turn.ELSEWHERE:
+            link.forth.say(link.receiver.rejected, link, wanted.chunk, wanted.offset, False)
+        else:
+            assert self.uplink.add(link.number, wanted, Purpose.OWN, again=again)
         self._suggest(link)
         self.pump_uplink()
 
     def cancelled(self, link: _Link, withdrawal: Withdrawal) -> None:
         wanted = self.uplink.cancel(link.number, self.world.tag, withdrawal.chunk, withdrawal.offset)
         if wanted is not None:
-            self.world.after(link.latency_seconds, link.receiver.rejected, link, wanted.chunk, wanted.offset, False)
+            link.forth.say(link.receiver.rejected, link, wanted.chunk, wanted.offset, False)
 
     def completed(self, link: _Link) -> None:
         for wanted in self.uplink.forget(link.number, self.world.tag):
-            self.world.after(link.latency_seconds, link.receiver.rejected, link, wanted.chunk, wanted.offset, False)
+            link.forth.say(link.receiver.rejected, link, wanted.chunk, wanted.offset, False)
         self.seeding.leave(link.number, self.world.tag)
         self.outgoing.pop(link.number, None)
         self.pump_uplink()
@@ -185,23 +156,12 @@ class _Node:
         now = self.world.now
         while (grant := self.uplink.next_grant(now)) is not None:
             link = self.world.links[grant.link]
-            line = self.port if link.local and self.port is not None else self.line
-            line.put(self, grant.link, grant.wanted)
+            there = link.receiver.block, (link, grant.wanted)
+            link.forth.send(grant.wanted.length, (self.sent, (grant.link, grant.wanted)), there)
         seconds = self.uplink.wait_seconds(now)
         if seconds < float("inf") and not now < self._wake_at <= now + seconds:
             self._wake_at = now + max(seconds, 0.001)
             self.world.after(max(seconds, 0.001), self.pump_uplink)
-
-    def left(self, number: int, wanted: Wanted) -> None:
-        link = self.world.links[number]
-        down = None if link.local else link.receiver.member.down
-        if down is None:
-            self.sent(number, wanted)
-            return
-        # TCP holds back who sends faster than the receiver's line takes in.
-        receiver = link.receiver
-        receiver.taken_in_at = max(receiver.taken_in_at, self.world.now) + wanted.length / down
-        self.world.after(receiver.taken_in_at - self.world.now, self.sent, number, wanted)
 
     def sent(self, number: int, wanted: Wanted) -> None:
         if self.gone:
@@ -213,8 +173,8 @@ class _Node:
             self.sent_to_peers_bytes += wanted.length
         self.uplink.sent(number, self.world.now)
         self.uplink.flowed(wanted.length, self.world.now)
-        self.seeding.sent(number, self.world.tag, wanted.chunk, wanted.length, self.world.layout)
-        self.world.after(link.latency_seconds, link.receiver.block, link, wanted)
+        now, rate = self.world.now, self.uplink.rate(self.world.now)
+        self.seeding.sent(number, self.world.tag, wanted.chunk, wanted.length, self.world.layout, now, rate=rate)
         self.pump_uplink()
 
     # --- who asks ---
@@ -275,11 +235,11 @@ class _Node:
         self.held.add(chunk)
         self.world.held_elsewhere(chunk)
         for link in self.outgoing.values():
-            self.world.after(link.latency_seconds, link.receiver.told, link, chunk)
+            link.forth.say(link.receiver.told, link, chunk)
         if self.held.complete and self.complete_at is None:
             self.complete_at = self.world.now
             for link in self.incoming.values():
-                self.world.after(link.latency_seconds, link.sender.completed, link)
+                link.back.say(link.sender.completed, link)
             self.incoming.clear()
             self.world.complete(self)
 
@@ -305,19 +265,19 @@ class _Node:
         link = self.incoming.get(number)
         if link is not None:
             for pick in self.picker.picks(number, self.world.now):
-                self.world.after(link.latency_seconds, link.sender.requested, link, pick)
+                link.back.say(link.sender.requested, link, pick)
 
     def _cancel(self, withdrawals: Iterable[Withdrawal]) -> None:
         for one in withdrawals:
             link = self.incoming.get(one.source)
             if link is not None:
-                self.world.after(link.latency_seconds, link.sender.cancelled, link, one)
+                link.back.say(link.sender.cancelled, link, one)
 
     def _assign(self) -> None:
         if self.storage:
             for number, chunks in self.picker.assignments(self.world.now):
                 link = self.incoming[number]
-                self.world.after(link.latency_seconds, link.sender.assigned, chunks)
+                link.back.say(link.sender.assigned, chunks)
 
 
 class CrowdWorld:
@@ -329,6 +289,7 @@ class CrowdWorld:
         members: Sequence[Member],
         *,
         storage_up: float = 125e6,
+        storage_down: float | None = None,
         neighbours: int = NEIGHBOURS,
         leave_when_free: bool = False,
         seed: int = 1,
@@ -338,7 +299,8 @@ class CrowdWorld:
         self.seed = seed
         self.now = 0.0
         self.links: dict[int, _Link] = {}
-        self.storage = _Node(self, "storage", Member(storage_up), storage=True)
+        self._ways: dict[tuple[str, str], Way] = {}
+        self.storage = _Node(self, "storage", Member(storage_up, down=storage_down), storage=True)
         self.nodes = [_Node(self, f"node{place}", member) for place, member in enumerate(members)]
         self.uploader = self.nodes[0]
         self.free_at: float | None = None
@@ -394,7 +356,9 @@ class CrowdWorld:
         if self.free_at is None and not self._missing_elsewhere:
             self.free_at = self.now
             if self._leave_when_free:
-                self.uploader.gone = True
+                self.uploader.gone = self.uploader.line.gone = True
+                if self.uploader.port is not None:
+                    self.uploader.port.gone = True
                 for link in self.links.values():
                     if link.sender is self.uploader:
                         self.after(0.0, link.receiver.link_lost, link)
@@ -414,7 +378,19 @@ class CrowdWorld:
 
     def _link(self, sender: _Node, receiver: _Node) -> None:
         number = len(self.links) + 1
-        local = sender.member.lan is not None and receiver.member.lan is not None
-        latency = 0.0005 if local else (sender.member.latency_seconds + receiver.member.latency_seconds) / 2
-        link = self.links[number] = _Link(number, sender, receiver, local, latency)
-        self.after(latency, sender.offer, link)
+        local = sender.port is not None and receiver.port is not None
+        forth, back = self._way(sender, receiver), self._way(receiver, sender)
+        link = self.links[number] = _Link(number, sender, receiver, local, forth, back)
+        self.after(0.0, sender.offer, link)
+
+    def _way(self, sender: _Node, receiver: _Node) -> Way:
+        """Return the connection that all words and blocks from one to the other use."""
+        known = self._ways.get((sender.name, receiver.name))
+        if known is not None:
+            return known
+        latency = (sender.member.latency_seconds + receiver.member.latency_seconds) / 2
+        way = Way(self, sender.line, receiver.intake, latency)
+        if sender.port is not None and receiver.port is not None:
+            way = Way(self, sender.port, None, 0.0005)
+        self._ways[sender.name, receiver.name] = way
+        return way

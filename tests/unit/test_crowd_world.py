@@ -40,7 +40,7 @@ def test_what_everybody_downloads_leaves_the_uploader_about_once(nodes: int, mib
     assert outcome.wasted_bytes <= 0.01 * mib * MIB
 
 
-@pytest.mark.parametrize(("mib", "all_share", "sent_share"), [(256, 1.17, 1.07), (1024, 1.05, 1.03)])
+@pytest.mark.parametrize(("mib", "all_share", "sent_share"), [(256, 1.10, 1.03), (1024, 1.05, 1.03)])
 def test_downlinks_no_wider_than_uplinks_are_full_once_there_is_something_to_pass_on(
     mib: int, all_share: float, sent_share: float
 ) -> None:
@@ -51,6 +51,38 @@ def test_downlinks_no_wider_than_uplinks_are_full_once_there_is_something_to_pas
     assert outcome.stored_seconds <= 1.05 * bound_seconds
     assert outcome.all_seconds <= all_share * bound_seconds
     assert outcome.uploader_to_storage_bytes + outcome.uploader_to_peers_bytes <= sent_share * mib * MIB
+
+
+def test_many_downloaders_get_from_each_other_what_left_the_uploader_once() -> None:
+    outcome = CrowdWorld(16 * MIB, downloaders(30)).run()
+    bound_seconds = 16 * MIB / UP
+    assert outcome.uploader_to_storage_bytes + outcome.uploader_to_peers_bytes <= 1.03 * 16 * MIB
+    assert outcome.stored_seconds <= 1.1 * bound_seconds
+    assert outcome.all_seconds <= 1.25 * bound_seconds
+
+
+def test_a_storage_node_with_a_narrow_uplink_is_stored_at_in_time() -> None:
+    members = [Member(UP, 0.0005, has=place == 0, wants=place > 0) for place in range(5)]
+    outcome = CrowdWorld(64 * MIB, members, storage_up=UP).run()
+    assert outcome.stored_seconds <= 1.05 * 64 * MIB / UP
+    assert outcome.all_seconds <= 1.25 * 64 * MIB / UP
+
+
+def test_a_storage_node_with_a_narrow_downlink_leaves_the_rest_of_the_line_to_others() -> None:
+    members = [Member(50 * MBIT, 0.0005, has=place == 0, wants=place > 0) for place in range(5)]
+    world = CrowdWorld(64 * MIB, members, storage_down=10 * MBIT)
+    outcome = world.run()
+    assert outcome.stored_seconds <= 1.05 * 64 * MIB / (10 * MBIT)
+    others = [node.complete_at for node in world.nodes if node.complete_at]
+    assert max(others) <= 0.4 * outcome.stored_seconds
+
+
+def test_whoever_downloads_over_the_lan_does_not_wait_for_storage() -> None:
+    members = [Member(UP, 0.0005, lan=1000 * MBIT, has=place == 0, wants=place > 0) for place in range(5)]
+    world = CrowdWorld(64 * MIB, members)
+    world.run()
+    others = [node.complete_at for node in world.nodes if node.complete_at]
+    assert max(others) <= 0.25 * 64 * MIB / UP
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,8 +10,10 @@ import trio
 import trio.testing
 from support.exchange_nodes import Node, fetch, some_bytes, swarm_of
 
+from exchange.seeding import Turn
 from exchange.uplink import Purpose, Wanted
 from protocol.errors import RemoteProtocolError, StorageFull
+from protocol.ids import Tag
 from protocol.limits import KIB, MIB
 from protocol.messages import Request
 
@@ -104,6 +106,29 @@ async def test_an_offer_before_the_fetch_is_remembered(tmp_path: Path) -> None:
         assert not holder.engine.is_offered(storage.id, manifest.tag)
         await spool.aclose()
     assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_who_is_sent_elsewhere_asks_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = some_bytes(1 * MIB)
+    holder, getter = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    asked = holder.engine.seeding.asked
+    turns = [Turn.ELSEWHERE] * 8
+
+    def ask(link: int, tag: Tag, chunk: int, now: float, *, rate: float, apart: bool) -> Turn:
+        return turns.pop() if turns else asked(link, tag, chunk, now, rate=rate, apart=apart)
+
+    monkeypatch.setattr(holder.engine.seeding, "asked", ask)
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
+        getter.engine.ask(link, manifest.tag)
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
+    assert not turns and holder.shelf.reads == 16, "nothing was sent to who was sent away"
+    assert getter.engine.statistics().wasted_bytes == 0
 
 
 async def test_a_holder_whose_store_is_away_for_a_moment_is_asked_again(tmp_path: Path) -> None:

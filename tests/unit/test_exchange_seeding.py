@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from exchange.flow import Flow
-from exchange.seeding import AHEAD, PATIENCE_SECONDS, RECEIVERS_AT_ONCE, Seeding
+from exchange.seeding import (
+    AHEAD,
+    FIRST_INVITED_SECONDS,
+    GAIN,
+    HUNGRY_SECONDS,
+    INVITE_SECONDS,
+    INVITED_SECONDS,
+    LINGER_SECONDS,
+    NONE_OF_LAST,
+    OPEN_SECONDS,
+    PATIENCE_SECONDS,
+    RECEIVERS_AT_ONCE,
+    Seeding,
+    Turn,
+)
 from exchange.uplink import FIRST_SECONDS, REPEATS_AT_ONCE, Purpose, Uplink, Wanted
 from protocol.bitmap import Bitmap
 from protocol.ids import Tag
@@ -21,7 +37,7 @@ ALL = Bitmap.full(CHUNKS)
 def seeding_for(links: int, *, storage: int = 0) -> Seeding:
     seeding = Seeding(random.Random(1))
     for link in range(1, links + 1):
-        seeding.join(link, TAG, storage=link == storage)
+        seeding.join(link, TAG, 0.0, storage=link == storage)
     return seeding
 
 
@@ -44,55 +60,40 @@ def test_a_receiver_that_asks_is_suggested_the_next_one() -> None:
     seeding = seeding_for(2)
     first, second = seeding.suggestions(1, TAG, ALL, 0.0)
     assert seeding.suggestions(1, TAG, ALL, 0.0) == []
-    assert not seeding.asked(1, TAG, first, 0.0)
+    assert seeding.asked(1, TAG, first, 0.0) is Turn.FIRST
     (third,) = seeding.suggestions(1, TAG, ALL, 0.0)
     assert third not in (first, second)
 
 
 def test_what_another_one_is_getting_or_had_can_wait() -> None:
     seeding = seeding_for(2)
-    assert not seeding.asked(1, TAG, 5, 0.0)
-    assert seeding.asked(2, TAG, 5, 0.0)
-    seeding.sent(1, TAG, 5, MIB, LAYOUT)
-    assert seeding.asked(2, TAG, 5, 0.0)
+    assert seeding.asked(1, TAG, 5, 0.0) is Turn.FIRST
+    assert seeding.asked(2, TAG, 5, 0.0) is Turn.AGAIN
+    seeding.sent(1, TAG, 5, MIB, LAYOUT, 0.0)
+    assert seeding.asked(2, TAG, 5, 0.0) is Turn.AGAIN
 
 
 def test_storage_never_waits() -> None:
     seeding = seeding_for(2, storage=2)
-    assert not seeding.asked(1, TAG, 5, 0.0)
-    assert not seeding.asked(2, TAG, 5, 0.0)
+    assert seeding.asked(1, TAG, 5, 0.0) is Turn.FIRST
+    assert seeding.asked(2, TAG, 5, 0.0) is Turn.FIRST
 
 
 def test_what_storage_was_suggested_nobody_else_takes_first() -> None:
     seeding = seeding_for(3, storage=2)
     first, second = seeding.suggestions(2, TAG, ALL, 0.0)
-    assert seeding.asked(1, TAG, first, 0.1)
-    assert not seeding.asked(2, TAG, first, 0.2)
-    assert not seeding.asked(2, TAG, second, 0.3)
+    assert seeding.asked(1, TAG, first, 0.1) is Turn.AGAIN
+    assert seeding.asked(2, TAG, first, 0.2) is Turn.FIRST
+    assert seeding.asked(2, TAG, second, 0.3) is Turn.FIRST
 
 
 def test_who_fetches_for_storage_never_waits_and_is_suggested_nothing() -> None:
     seeding = seeding_for(3, storage=1)
     seeding.relays(2, TAG)
-    assert not seeding.asked(3, TAG, 5, 0.0)
-    assert not seeding.asked(2, TAG, 5, 0.0)
+    assert seeding.asked(3, TAG, 5, 0.0) is Turn.FIRST
+    assert seeding.asked(2, TAG, 5, 0.0) is Turn.FIRST
     assert seeding.suggestions(2, TAG, ALL, 0.0) == []
     assert seeding.suggestions(3, TAG, ALL, 0.0)
-
-
-def test_the_last_chunks_are_left_to_storage() -> None:
-    seeding = seeding_for(3, storage=2)
-    last = Bitmap.of(CHUNKS, (1, 2))
-    assert seeding.suggestions(1, TAG, last, 0.0) == []
-    assert sorted(seeding.suggestions(2, TAG, last, 0.0)) == [1, 2]
-
-
-def test_who_asks_for_one_of_the_last_chunks_lets_storage_go_first() -> None:
-    seeding = seeding_for(3, storage=2)
-    for chunk in range(8):
-        seeding.asked(1, TAG, chunk, 0.0)
-    assert seeding.asked(1, TAG, 8, 0.0)
-    assert not seeding.asked(2, TAG, 8, 0.0)
 
 
 def test_a_suggestion_that_is_not_followed_goes_to_another_one() -> None:
@@ -107,9 +108,9 @@ def test_a_suggestion_that_is_not_followed_goes_to_another_one() -> None:
 def test_who_leaves_within_a_chunk_leaves_it_to_others() -> None:
     seeding = seeding_for(3)
     seeding.asked(1, TAG, 5, 0.0)
-    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT)
+    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT, 0.0)
     seeding.drop(1)
-    assert not seeding.asked(2, TAG, 5, 0.0)
+    assert seeding.asked(2, TAG, 5, 0.0) is Turn.FIRST
 
 
 def test_nothing_is_remembered_of_a_tag_that_nobody_fetches() -> None:
@@ -118,6 +119,150 @@ def test_nothing_is_remembered_of_a_tag_that_nobody_fetches() -> None:
     seeding.leave(1, TAG)
     seeding.leave(2, TAG)
     assert not seeding._tags
+
+
+# --- storage has an origin to itself ---
+
+MANY = 128
+LONG = Tag(b"l" * 32, MANY)
+LONG_LAYOUT = Layout.of_size(MANY * 8 * MIB)
+STORAGE, ONE, OTHER = 1, 2, 3
+# When storage's having joined is no reason any more.
+LATER = PATIENCE_SECONDS + 0.1
+
+
+def origin() -> Seeding:
+    """Return that of a node that had all before storage and two others came."""
+    seeding = Seeding(random.Random(1))
+    for link in (STORAGE, ONE, OTHER):
+        seeding.join(link, LONG, 0.0, storage=link == STORAGE, origin=True)
+    return seeding
+
+
+def fetch(seeding: Seeding, link: int, chunk: int, now: float = 0.0) -> None:
+    """Let a whole chunk leave."""
+    assert seeding.asked(link, LONG, chunk, now) is Turn.FIRST
+    seeding.sent(link, LONG, chunk, 8 * MIB, LONG_LAYOUT, 0.0)
+
+
+def test_while_storage_fetches_and_fills_the_line_others_are_sent_elsewhere() -> None:
+    seeding = origin()
+    seeding.asked(STORAGE, LONG, 7, LATER)
+    for chunk in (7, 8):
+        assert seeding.asked(ONE, LONG, chunk, LATER) is Turn.ELSEWHERE
+    fetch(seeding, STORAGE, 7, LATER)
+    assert seeding.asked(ONE, LONG, 8, LATER) is Turn.ELSEWHERE, "it will ask for the next one"
+    assert seeding.asked(ONE, LONG, 8, 2 * LATER) is Turn.FIRST, "it has asked for nothing"
+
+
+def test_whose_way_is_apart_from_storages_is_not_sent_away() -> None:
+    seeding = origin()
+    seeding.asked(STORAGE, LONG, 7, 0.0)
+    assert seeding.asked(ONE, LONG, 8, 0.0, apart=True) is Turn.FIRST
+    assert seeding.asked(OTHER, LONG, 8, 0.0, apart=True) is Turn.AGAIN
+
+
+def test_who_was_sent_away_has_what_storage_had_elsewhere_for_a_while() -> None:
+    seeding = origin()
+    seeding.asked(STORAGE, LONG, 7, LATER)
+    seeding.asked(ONE, LONG, 7, LATER)
+    fetch(seeding, STORAGE, 7, LATER)
+    seeding.leave(STORAGE, LONG)
+    assert seeding.asked(ONE, LONG, 7, LATER + LINGER_SECONDS) is Turn.ELSEWHERE
+    assert seeding.asked(ONE, LONG, 7, LATER + LINGER_SECONDS + 0.1) is Turn.AGAIN
+    assert seeding.asked(OTHER, LONG, 7, LATER) is Turn.AGAIN, "it was never sent away"
+
+
+def test_who_got_the_file_from_others_sends_nobody_away() -> None:
+    seeding = Seeding(random.Random(1))
+    for link in (STORAGE, ONE):
+        seeding.join(link, LONG, 0.0, storage=link == STORAGE)
+    seeding.asked(STORAGE, LONG, 7, 0.0)
+    assert seeding.asked(ONE, LONG, 8, 0.0) is Turn.FIRST
+
+
+def test_storage_that_was_just_offered_it_goes_first_even_if_others_ask_sooner() -> None:
+    seeding = origin()
+    assert seeding.asked(ONE, LONG, 8, 0.0) is Turn.ELSEWHERE
+    assert seeding.asked(ONE, LONG, 8, LATER) is Turn.FIRST, "it does not want it"
+
+
+def test_storage_that_stopped_asking_keeps_nobody_away() -> None:
+    seeding = origin()
+    seeding.asked(STORAGE, LONG, 7, LATER)
+    assert seeding.asked(ONE, LONG, 8, LATER + HUNGRY_SECONDS) is Turn.ELSEWHERE
+    assert seeding.asked(ONE, LONG, 8, LATER + HUNGRY_SECONDS + 0.1) is Turn.FIRST
+
+
+def test_when_storage_is_gone_or_has_all_the_others_are_served() -> None:
+    seeding = origin()
+    seeding.asked(STORAGE, LONG, 7, LATER)
+    seeding.leave(STORAGE, LONG)
+    assert seeding.asked(ONE, LONG, 7, LATER) is Turn.FIRST
+
+
+def test_storage_takes_over_what_another_one_had_begun_with() -> None:
+    seeding = origin()
+    seeding.asked(ONE, LONG, 7, LATER)
+    seeding.sent(ONE, LONG, 7, MIB, LONG_LAYOUT, 0.0)
+    fetch(seeding, STORAGE, 7, LATER)
+    assert seeding.asked(ONE, LONG, 7, 2 * LATER) is Turn.AGAIN
+
+
+INVITING = FIRST_INVITED_SECONDS + 0.1
+
+
+def invited(seeding: Seeding, now: float = INVITING, link: int = ONE) -> list[int]:
+    """Return what is suggested to one while storage fetches."""
+    seeding.asked(STORAGE, LONG, 0, now)
+    return seeding.suggestions(link, LONG, Bitmap.full(MANY), now)
+
+
+def test_soon_and_then_now_and_then_one_is_invited_to_fetch_a_chunk_beside_storage() -> None:
+    seeding = origin()
+    assert invited(seeding, FIRST_INVITED_SECONDS - 0.1) == []
+    (chunk,) = invited(seeding)
+    assert invited(seeding, link=OTHER) == [], "one at a time"
+    assert seeding.asked(OTHER, LONG, chunk, INVITING) is Turn.ELSEWHERE
+    assert seeding.asked(ONE, LONG, chunk - 1, INVITING) is Turn.ELSEWHERE
+    assert seeding.asked(STORAGE, LONG, chunk, INVITING) is Turn.FIRST
+    fetch(seeding, ONE, chunk, INVITING)
+    assert invited(seeding, INVITING + INVITE_SECONDS - 0.1) == []
+    (second,) = invited(seeding, INVITING + INVITE_SECONDS)
+    assert second != chunk
+
+
+@pytest.mark.parametrize("gain", [1.3, 1.4])
+def test_when_clearly_more_leaves_with_the_one_who_was_invited_nobody_is_sent_away(gain: float) -> None:
+    seeding = origin()
+    (chunk,) = invited(seeding)
+    assert seeding.asked(ONE, LONG, chunk, INVITING, rate=1e6) is Turn.FIRST
+    assert seeding.asked(ONE, LONG, chunk, INVITING, rate=5e6) is Turn.FIRST
+    seeding.sent(ONE, LONG, chunk, 8 * MIB, LONG_LAYOUT, INVITING + 1, rate=gain * 1e6)
+    for seconds, turn in ((1.0, Turn.FIRST if gain > GAIN else Turn.ELSEWHERE), (OPEN_SECONDS + 1.1, Turn.ELSEWHERE)):
+        seeding.asked(STORAGE, LONG, 0, INVITING + seconds)
+        assert seeding.asked(OTHER, LONG, 9, INVITING + seconds) is turn
+
+
+def test_who_is_invited_and_does_not_come_is_not_waited_for() -> None:
+    seeding = origin()
+    assert len(invited(seeding)) == 1
+    assert len(invited(seeding, INVITING + INVITE_SECONDS, OTHER)) == 1
+    assert INVITE_SECONDS > INVITED_SECONDS
+
+
+def test_nobody_is_invited_to_one_of_the_last_chunks() -> None:
+    seeding = origin()
+    seeding.asked(STORAGE, LONG, 60, INVITING)
+    last = range(MANY - NONE_OF_LAST, MANY)
+    assert seeding.suggestions(ONE, LONG, Bitmap.of(MANY, last), INVITING) == []
+    assert len(seeding.suggestions(ONE, LONG, Bitmap.of(MANY, (70, *last)), INVITING)) == 1
+
+
+def test_nobody_else_is_suggested_anything_while_storage_fetches() -> None:
+    seeding = origin()
+    assert seeding.suggestions(ONE, LONG, Bitmap.full(MANY), 0.0) == []
+    assert len(seeding.suggestions(STORAGE, LONG, Bitmap.full(MANY), 0.0)) == AHEAD
 
 
 # --- the uplink ---
@@ -230,47 +375,26 @@ def test_what_leaves_again_need_not_wait_where_nothing_else_does() -> None:
             uplink.sent(link, now + 0.001)
 
 
-def test_who_gets_little_of_the_line_is_given_no_chunk_that_it_would_get_last() -> None:
-    tag = Tag(b"l" * 32, 64)
-    layout = Layout.of_size(64 * MIB)
-    seeding = Seeding(random.Random(1))
-    for link in (1, 2, 3):
-        seeding.join(link, tag, storage=link == 3)
-    held = Bitmap.full(64)
-    slow, quick = seeding.suggestions(1, tag, held, 0.0)[0], 0
-    seeding.asked(1, tag, slow, 0.0)
-    while quick < 24:
-        for chunk in seeding.suggestions(2, tag, held, 0.0):
-            seeding.asked(2, tag, chunk, 0.0)
-            seeding.sent(2, tag, chunk, MIB, layout)
-            quick += 1
-        seeding.sent(1, tag, slow, 16 * KIB, layout)
-    assert len(held) - quick > 3 * (AHEAD + 1), "they are not the last ones"
-    assert seeding.suggestions(2, tag, held, 0.0)
-    assert not seeding.suggestions(1, tag, held, 0.0)
-    assert seeding.suggestions(3, tag, held, 0.0)
-
-
 def test_what_two_got_in_part_has_not_left() -> None:
     seeding = seeding_for(2)
-    assert not seeding.asked(1, TAG, 5, 0.0)
-    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT)
-    assert seeding.asked(2, TAG, 5, 0.0)
-    seeding.sent(2, TAG, 5, MIB // 2, LAYOUT)
-    assert not seeding.asked(1, TAG, 5, 0.0), "nobody has the whole chunk: its owner goes first"
-    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT)
-    assert seeding.asked(1, TAG, 5, 0.0)
+    assert seeding.asked(1, TAG, 5, 0.0) is Turn.FIRST
+    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT, 0.0)
+    assert seeding.asked(2, TAG, 5, 0.0) is Turn.AGAIN
+    seeding.sent(2, TAG, 5, MIB // 2, LAYOUT, 0.0)
+    assert seeding.asked(1, TAG, 5, 0.0) is Turn.FIRST, "nobody has the whole chunk: its owner goes first"
+    seeding.sent(1, TAG, 5, MIB // 2, LAYOUT, 0.0)
+    assert seeding.asked(1, TAG, 5, 0.0) is Turn.AGAIN
 
 
 def test_of_a_large_crowd_only_a_few_get_first_copies_at_a_time() -> None:
     tag = Tag(b"l" * 32, 200)
     seeding = Seeding(random.Random(1))
     for link in range(1, 51):
-        seeding.join(link, tag, storage=link == 50)
+        seeding.join(link, tag, 0.0, storage=link == 50)
     held = Bitmap.full(200)
     suggested = [link for link in range(1, 51) if seeding.suggestions(link, tag, held, 0.0)]
     assert suggested == [*range(1, RECEIVERS_AT_ONCE + 1), 50], "storage is one of them always"
-    assert seeding.asked(20, tag, 199, 0.0)
+    assert seeding.asked(20, tag, 199, 0.0) is Turn.AGAIN
     for link in range(1, 9):
         seeding.leave(link, tag)
     assert seeding.suggestions(20, tag, held, 0.0), "somebody else's turn has come"
@@ -280,11 +404,11 @@ def test_who_has_no_turn_takes_nothing_that_another_one_has_in_reserve() -> None
     tag = Tag(b"l" * 32, 200)
     seeding = Seeding(random.Random(1))
     for link in range(1, 51):
-        seeding.join(link, tag, storage=link == 50)
+        seeding.join(link, tag, 0.0, storage=link == 50)
     held = Bitmap.full(200)
     reserves = [seeding.suggestions(link, tag, held, 0.0)[-1] for link in range(1, RECEIVERS_AT_ONCE + 1)]
-    assert all(seeding.asked(20, tag, chunk, 0.1) for chunk in reserves)
-    assert seeding.asked(2, tag, reserves[0], 0.1) is False, "one whose turn it is may"
+    assert all(seeding.asked(20, tag, chunk, 0.1) is Turn.AGAIN for chunk in reserves)
+    assert seeding.asked(2, tag, reserves[0], 0.1) is Turn.FIRST, "one whose turn it is may"
 
 
 def test_a_fast_line_that_is_asked_for_nine_tenths_is_not_full() -> None:

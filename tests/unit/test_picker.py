@@ -379,3 +379,16 @@ def test_picks_are_cheap_with_as_many_chunks_as_there_can_be() -> None:
                 if picker.arrived(source, pick.chunk, pick.offset, now + 0.04)[0]:
                     picker.verified(pick.chunk)
     assert picks / spent_seconds >= 20_000
+
+
+def test_who_refuses_one_chunk_and_suggests_another_is_asked_for_that_one() -> None:
+    receiver = Receiver(chunks=8)
+    receiver.join(1, A)
+    refused = {pick.chunk for pick in receiver.pick(1)}
+    while receiver.asked[1]:
+        receiver.reject(1)
+    suggested = next(chunk for chunk in range(8) if chunk not in refused)
+    receiver.picker.suggest(1, [suggested])
+    assert receiver.pick(1) == [], "not at once"
+    receiver.now += REST_SECONDS
+    assert receiver.pick(1)[0].chunk == suggested
