@@ -25,8 +25,10 @@ from protocol.ids import NodeId
 from protocol.manifest import Layout
 from runtime.seam import Random
 
-# A source that rejected what we had not cancelled, or stalled, is left alone for so long.
+# A source that rejected what we had not cancelled, or stalled, is left alone for so long; if it did so again when asked
+# once more, for longer: of a crowd of hundreds all ask the same one.
 REST_SECONDS = 1.0
+REST_SECONDS_AGAIN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +186,10 @@ class Book:
             self._tail.spared(request.length)
         else:
             # Asking it again at once would be answered in the same way; later, too, unless for what it suggests.
-            known.rests_until = now + REST_SECONDS
+            known.rests_until = now + (REST_SECONDS_AGAIN if known.refused else REST_SECONDS)
             if known.making == chunk:
                 known.making = None
+            known.refused = not known.outstanding
         self._recount(chunk)
 
     def verified(self, chunk: int) -> dict[NodeId, int]:

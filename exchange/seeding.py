@@ -41,14 +41,15 @@ PATIENCE_SECONDS = 1.0
 RECEIVERS_AT_ONCE = 8
 # A storage node that has not got what it asked for, and asks for nothing else for so long, has stopped fetching.
 HUNGRY_SECONDS = 4.0
-# Who was sent away is not given for so long what storage has had from us: storage passes it on.
-LINGER_SECONDS = 2.0
+# Who was sent away is not given for so long what storage has had from us: storage passes it on. Longer than such a one
+# waits before it asks again (book.py).
+LINGER_SECONDS = 4.0
 # While storage has us to itself, another one is invited so long after it came, and then so often, but to none of the
 # last chunks: a chunk that two lines wait for is late for all others. Who is invited has so long to ask for it.
 FIRST_INVITED_SECONDS = 2.0
 INVITE_SECONDS = 20.0
 NONE_OF_LAST = 8
-INVITED_SECONDS = 4.0
+INVITED_SECONDS = 5.0
 # So much more has to leave with the one who was invited, or storage fills our line; else others are served so long.
 GAIN = 4 / 3
 OPEN_SECONDS = 60.0

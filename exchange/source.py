@@ -81,6 +81,7 @@ class Source:
     making: int | None = None  # the chunk of its own
     suggested: list[int] = field(default_factory=list)  # chunks it would rather be asked for, next one first
     stalled: bool = False
+    refused: bool = False  # it delivers nothing now: a single request finds out whether it does again
     rests_until: float = 0.0
 
     def suggest(self, chunks: Iterable[int]) -> None:
@@ -124,11 +125,11 @@ class Source:
         elif self.ramp_bytes:
             self.ramp_bytes += request.length
         self.progress_at = now
-        self.stalled = False
+        self.stalled = self.refused = False
 
     def pipeline_bytes(self, seconds_left: float) -> int:
         """Return how much may be outstanding, if everything from everybody takes ``seconds_left`` more."""
-        if self.stalled:
+        if self.stalled or self.refused:
             return CELL_BYTES
         rate = self.rate.bytes_per_second
         if rate is None:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from exchange.assembly import CELL_BYTES, Assembly
-from exchange.book import REST_SECONDS
+from exchange.book import REST_SECONDS, REST_SECONDS_AGAIN
 from exchange.picker import Pick, Picker
 from exchange.source import STALL_SECONDS, Source
 from protocol.bitmap import Bitmap
@@ -391,4 +391,11 @@ def test_who_refuses_one_chunk_and_suggests_another_is_asked_for_that_one() -> N
     receiver.picker.suggest(1, [suggested])
     assert receiver.pick(1) == [], "not at once"
     receiver.now += REST_SECONDS
-    assert receiver.pick(1)[0].chunk == suggested
+    assert [pick.chunk for pick in receiver.pick(1)] == [suggested], "a single request tells whether it gives anything"
+    receiver.reject(1)
+    receiver.now += REST_SECONDS
+    assert receiver.pick(1) == [], "twice in a row: it is left alone for longer"
+    receiver.now += REST_SECONDS_AGAIN - REST_SECONDS
+    assert len(receiver.pick(1)) == 1
+    receiver.deliver(1)
+    assert len(receiver.pick(1)) > 1
