@@ -21,7 +21,7 @@ def ask(uplink: Uplink | Lines, link: int, chunk: int, blocks: int = BLOCKS) -> 
         assert uplink.add(link, Wanted(TAG, chunk, place * MIB, MIB), Purpose.OWN)
 
 
-def served(uplink: Uplink, *, seconds: float = 0.01) -> list[int]:
+def served(uplink: Uplink, *, seconds: float = 0.001) -> list[int]:
     """Let everything leave over one port, a block in ``seconds``; return whose blocks they were."""
     now = 0.0
     order: list[int] = []
