@@ -94,7 +94,7 @@ def _hash_small(disk: Disk, path: Path, below: Path | None, wall: float) -> tupl
             if status.size_bytes > SMALL_BYTES or 0 <= wall - status.ctime_ns / 1e9 < STAMP_SECONDS:
                 return None
             layout = Layout.of_size(status.size_bytes)
-            data = memoryview(bytearray(status.size_bytes))
+            data = memoryview(bytearray(status.size_bytes + 1))  # one more, to see that it ends there
             if file.read_into(data, 0) != status.size_bytes or file.status() != status or disk.status(path) != status:
                 return None
         finally:
@@ -125,6 +125,13 @@ async def _hash_once(
         digests = await _Reading(runtime, file, Layout.of_size(status.size_bytes), on_progress).digests()
         if digests is None or await runtime.run_sync(file.status) != status:
             return None
+        if status.size_bytes == 0 and await runtime.run_sync(file.read_into, memoryview(bytearray(1)), 0) > 0:
+            # What /proc shows has no size, and is not empty.
+            raise CommandError(
+                "not-a-file",
+                f"{path} holds more than its size says, as the kernel's own files do; copy it, and put the copy",
+                2,
+            )
         # Another file may have taken its place: what we read is then no longer what the path says.
         if await runtime.run_sync(runtime.disk.status, path) != status:
             return None

@@ -97,6 +97,8 @@ def _show(error: click.ClickException, arguments: Sequence[str]) -> None:
     text = io.StringIO()
     error.show(text)
     click.echo(escape_controls(text.getvalue().expandtabs(4), keep="\n"), err=True, nl=False)
+    if isinstance(error, click.NoSuchOption) and any(one[:1] == "-" and os.path.lexists(one) for one in arguments):
+        click.echo('For a file whose name begins with "-", write ./ in front of it.', err=True)
     # Usage is looked at before options are: what asked for JSON may not have been read yet.
     if "--json" in itertools.takewhile(lambda argument: argument != "--", arguments):
         wrong = CommandError("usage", error.format_message(), error.exit_code)

@@ -214,3 +214,4 @@ class DurationType(click.ParamType[float]):
 RATE = RateType()
 DURATION = DurationType()
 TYPED_PATH = TypedPathType(path_type=Path)
+TYPED_TEXT = TypedPathType(path_type=str)  # where a slash at its end means something

@@ -42,6 +42,16 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def check_folder(typed: str) -> None:
+    """Pass unless ``typed`` ends with a slash, so means a folder, and is none.
+
+    Raises:
+        CommandError: so it is; without the slash it would name a file.
+    """
+    if typed.endswith("/") and not Path(typed).is_dir():
+        raise CommandError("not-found", f"{typed}: no such folder; make it first, or name a file without the slash", 4)
+
+
 def current_folder() -> Path:
     """Return the folder one stands in.
 

@@ -22,12 +22,13 @@ from upswarm.console import (
     EXIT_UNFINISHED,
     RATE,
     TYPED_PATH,
+    TYPED_TEXT,
     Console,
     Terminated,
     as_json,
     verb,
 )
-from upswarm.paths import check_there, current_folder, is_there
+from upswarm.paths import check_folder, check_there, current_folder, is_there
 from upswarm.progress import Progress, progress_on
 from upswarm.rpc import PutOutcome, Skipped
 from upswarm.text import duration_text, pushed_text, rate_text, shown, size_text
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from protocol.invite import Link
 
 LINK_CHARACTERS_MAX = 16 * 1024
+IDS_TOLD_MAX = 10  # of an interrupted put of many files; `status` and --json have all
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 
 
@@ -95,6 +97,8 @@ def put(
     if not console.as_json:
         for result in results:
             console.note(_put_note(result))
+        for name in _names_of_several(results):
+            console.note(f"{shown(name)}: several files have this name; it means one of them, each link its own")
     _tell_skipped(console, outcome)
     sys.exit(put_exit_code(results, wait))
 
@@ -129,6 +133,15 @@ def _put_sealed(
     outcome = put_sealed(daemon, folder, named, wait, sealed=sealed, progress=notice, expires_seconds=expires_seconds)
     outcome["skipped"] = [*outcome.get("skipped", []), *skipped]
     return outcome
+
+
+def _names_of_several(results: list[dict[str, Any]]) -> list[str]:
+    """Return the names that different files of one put have: equal but for the folders one named, or for how an accent
+    is written."""
+    tags: dict[str, set[str]] = {}
+    for result in results:
+        tags.setdefault(str(result.get("name")), set()).add(str(result.get("tag") or ""))
+    return [name for name, those in tags.items() if len(those - {""}) > 1]
 
 
 def put_exit_code(results: list[dict[str, Any]], wait: str) -> int:
@@ -189,8 +202,10 @@ def _interrupted(console: Console, what: str, ids: Iterable[str], reason: BaseEx
     known = list(ids)
     console.note(f"upswarm: no longer waiting; the {what} goes on in the daemon")
     console.note("  see it:  upswarm status")
-    for one in known or ["ID"]:
+    for one in known[:IDS_TOLD_MAX] or ["ID"]:
         console.note(f"  stop it: upswarm cancel {shown(one)}")
+    if len(known) > IDS_TOLD_MAX:
+        console.note(f"  and {len(known) - IDS_TOLD_MAX} more")
     if console.as_json:
         click.echo(as_json({"state": "interrupted", "ids": known}))
     sys.exit(EXIT_TERMINATED if isinstance(reason, Terminated) else EXIT_INTERRUPTED)
@@ -211,14 +226,17 @@ class _Waiting:
 
 @click.command()
 @click.argument("what", metavar="TAG|NAME|LINK")
-@click.option("-o", "--output", type=TYPED_PATH, help="File or folder to put it; here when not given.")
+@click.option("-o", "--output", "typed", type=TYPED_TEXT, help="File or folder to put it; here when not given.")
 @QUIET
 @verb
-def get(console: Console, what: str, output: Path | None, quiet: bool) -> None:
+def get(console: Console, what: str, typed: str | None, quiet: bool) -> None:
     """Fetch a file, from all who have it; "-" reads what from stdin, where no process list shows a link's key."""
     if what == "-":
         what = sys.stdin.read(LINK_CHARACTERS_MAX).strip()
     link = _keyed_link(what)
+    if typed is not None:
+        check_folder(typed)
+    output = Path(typed) if typed is not None else None
     with console.client() as daemon, progress_on(sys.stderr, quiet=quiet) as progress:
         waiting = _Waiting(progress)
         try:

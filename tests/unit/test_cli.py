@@ -231,6 +231,31 @@ def test_what_a_folder_holds_besides_files_is_told(capsys: Capture, tmp_path: Pa
     assert ended.code == 0 and "skipped /d/link: a symbolic link" in ended.err
 
 
+def test_names_that_several_files_of_a_put_have_are_told(capsys: Capture, tmp_path: Path) -> None:
+    same, other = stored("a"), {**stored("a"), "tag": "11" * 32 + "-1"}
+    with running(tmp_path, put={"results": [same, other, stored("b")]}):
+        assert "a: several files have this name" in call(capsys, "put", __file__, "--home", tmp_path).err
+    with running(tmp_path, put={"results": [same, same]}):
+        assert "several files" not in call(capsys, "put", __file__, "--home", tmp_path).err
+
+
+def test_an_interrupted_put_of_many_files_tells_of_some(tmp_path: Path) -> None:
+    async def wait(params: dict[str, Any], notify: Notify) -> Any:
+        for number in range(50):
+            await notify("progress", {"id": f"p{number}", "name": "a", "state": "sending", "bytes_total": 10})
+        await trio.sleep_forever()
+
+    with running(tmp_path, put=wait):
+        command = [sys.executable, "-m", "upswarm", "put", __file__, "--home", str(tmp_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        told = [process.stderr.readline() for _ in range(50)]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert all(b"sending" in line for line in told)
+    assert err.count(b"stop it:") == 10 and b"and 40 more" in err
+
+
 def test_share_prints_links_and_fails_when_one_cannot_be_shared(capsys: Capture, tmp_path: Path) -> None:
     good = {"path": "/a", "name": "a", "tag": TAG, "size": 3, "link": f"upswarm:{TAG}", "state": "shared"}
     bad = {"path": "/b", "name": "b", "state": "failed", "error": {"code": "x", "message": "gone", "exit_code": 4}}

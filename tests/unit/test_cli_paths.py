@@ -80,3 +80,24 @@ def test_a_current_folder_that_is_gone_is_told(
         ended = call(capsys, *arguments, "--json", "--home", tmp_path)
     assert ended.code == 4 and "current folder is gone" in ended.err and fake.asked == []
     assert json.loads(ended.out)["error"]["exit_code"] == 4
+
+
+def test_a_path_that_ends_with_a_slash_means_a_folder(capsys: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    with running(tmp_path, get={}) as fake:
+        for path in (tmp_path / "new", file):
+            ended = call(capsys, "get", TAG, "-o", f"{path}/", "--json", "--home", tmp_path)
+            assert ended.code == 4 and json.loads(ended.out)["error"]["code"] == "not-found"
+            assert "no such folder" in ended.err
+    assert fake.asked == []
+
+
+def test_who_means_a_file_whose_name_begins_with_a_dash_is_told_how_to_say_so(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-film").write_bytes(b"x")
+    wrong = call(capsys, "put", "-film")
+    assert wrong.code == 2 and "./ in front" in wrong.err
+    assert "./ in front" not in call(capsys, "put", "-other").err

@@ -109,6 +109,12 @@ async def test_a_file_that_comes_to_rest_is_hashed_after_all(tmp_path: Path) -> 
     assert str(manifest.tag) == composite_sha256(path, SMALL_CHUNK_BYTES)
 
 
+async def test_a_file_that_holds_more_than_its_size_says_is_not_taken_for_an_empty_one() -> None:
+    with pytest.raises(CommandError, match="more than its size says") as caught:
+        await hash_file(real_runtime(), Path("/proc/self/status"))
+    assert caught.value.exit_code == 2
+
+
 async def test_only_regular_files_are_read_and_links_are_not_followed(tmp_path: Path) -> None:
     runtime = real_runtime()
     (tmp_path / "file").write_bytes(b"x")
