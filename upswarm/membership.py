@@ -80,6 +80,9 @@ def leave(console: Console, role: str, yes: bool) -> None:
         click.confirm("Forget this machine's key? Only a new invite brings it back.", abort=True, err=True)
     try:
         with console.client(program) as running:
+            if program == "storage":
+                # What it has begun others wait for; whoever operates it decides when it ends.
+                raise CommandError("running", "the storage node runs here; stop it first, then leave", 6)
             answer = running.call("leave")
     except NoProgram:
         folder = console.places(program).identity

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from support.front_door import call
+from support.front_door import call, running
 
 from protocol.ids import Role
 from protocol.invite import Invite
@@ -56,3 +56,9 @@ def test_a_member_is_not_made_a_member_again(capsys: Capture, tmp_path: Path) ->
 
 def test_an_invite_for_a_tracker_is_refused(capsys: Capture, tmp_path: Path) -> None:
     assert call(capsys, "join", invite_text(Role.TRACKER), "--home", tmp_path).code == 6
+
+
+def test_a_storage_node_that_runs_is_told_to_be_stopped_before_it_leaves(capsys: Capture, tmp_path: Path) -> None:
+    with running(tmp_path, "storage") as fake:
+        ended = call(capsys, "leave", "--role", "storage", "--yes", "--home", tmp_path)
+    assert ended.code == 6 and "stop it first" in ended.err and fake.asked == []
