@@ -42,7 +42,7 @@ class Options:
 
     def downlink(self, *uplinks: float) -> float:
         """Return the Mbit/s of the downlinks of peers with these uplinks."""
-        return max(SERVER_MBIT / 10, *uplinks) if self.down is None else self.down
+        return max([SERVER_MBIT / 10, *uplinks]) if self.down is None else self.down
 
 
 @dataclass

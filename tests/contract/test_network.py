@@ -12,7 +12,7 @@ from support.memory_network import MemoryHub
 
 from protocol.errors import ConfigError, LinkLost
 from protocol.ids import parse_address
-from runtime.real import TcpNetwork, TcpStream
+from runtime.real import UNSENT_BYTES_MAX, TcpNetwork, TcpStream
 from runtime.seam import ByteStream, Listener, Network
 
 
@@ -198,6 +198,16 @@ async def test_within_a_machine_nothing_is_paced() -> None:
         assert name.rstrip(b"\0") == b"reno"
         # Nor kept from giving the kernel much at a time.
         assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 0
+        stream.close()
+    listener.close()
+
+
+async def test_between_machines_both_ends_keep_a_line_busy_and_words_short_of_waiting() -> None:
+    network = TcpNetwork()
+    listener = await network.listen("127.0.0.2", 0)
+    for stream in await pair(network, listener):
+        assert isinstance(stream, TcpStream)
+        assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES_MAX
         stream.close()
     listener.close()
 
