@@ -44,16 +44,20 @@ class OpenFiles:
             OSError: it cannot be opened.
         """
         opened = self._open.get(path)
+        late: File | None = None
         if opened is None:
             file = await self._runtime.run_sync(self._runtime.disk.open_read, path)
             opened = self._open.get(path)
             if opened is None:
                 opened = self._open[path] = _Open(file)
             else:
-                await self._close(file)  # another task was faster
+                late = file  # another task was faster
+        # Before anything is waited for: whoever forgets the path meanwhile leaves the file to its readers.
         opened.readers += 1
         self._open.move_to_end(path)
         try:
+            if late is not None:
+                await self._close(late)
             yield opened.file
         finally:
             opened.readers -= 1
