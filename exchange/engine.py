@@ -357,18 +357,19 @@ class Engine:
     def _is_exempt(self, link: int) -> bool:
         return self._apart and self.uplink.is_near(link)
 
-    def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> bool | None:
-        """They want a block. False: they have asked for it already, and it is not sent yet; None: not now, others are
-        to be asked."""
+    def enqueue(self, session: Session, wanted: Wanted, purpose: Purpose) -> Turn | None:
+        """They want a block: return its turn; ``ELSEWHERE``: it is not queued. None: they have asked for it already,
+        and it is not sent yet."""
         self._wake.set()
         now = self.now()
         apart = self._wide or self.uplink.is_near(session.number)
         rate = self.uplink.rate(now)
         turn = self.seeding.asked(session.number, wanted.tag, wanted.chunk, now, rate=rate, apart=apart)
         if turn is Turn.ELSEWHERE:
-            return None
+            return turn
         (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = now
-        return self.uplink.add(session.number, wanted, purpose, again=turn is Turn.AGAIN and not self._wide)
+        again = turn is Turn.AGAIN and not self._wide
+        return turn if self.uplink.add(session.number, wanted, purpose, again=again) else None
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:
         """A granted block has left, or could not be sent (0 bytes)."""
@@ -378,7 +379,8 @@ class Engine:
         (self._own_at if own else self._helped_at)[session.number] = self.now()
         self.uplink.sent(session.number, wanted, size_bytes if held is not None else 0, self.now())
         if size_bytes and held is not None:
-            now, rate = self.now(), self.uplink.rate(self.now())
+            now = self.now()
+            rate = self.uplink.rate(now)
             self.seeding.sent(session.number, wanted.tag, wanted.chunk, size_bytes, held.layout, now, rate=rate)
         self._wake.set()
 

@@ -160,9 +160,9 @@ class Seeding:
                 spread.hungry_at = now
                 spread.invite_at = now + FIRST_INVITED_SECONDS
 
-    def relays(self, link: int, tag: Tag) -> None:
-        """A link says that it fetches ``tag`` for storage."""
-        self.join(link, tag, 0.0, storage=False)
+    def relays(self, link: int, tag: Tag, now: float, *, origin: bool = False) -> None:
+        """A link says that it fetches ``tag`` for storage. It may be the first of all; ``origin`` as for ``join``."""
+        self.join(link, tag, now, storage=False, origin=origin)
         spread = self._tags[tag]
         receiver = spread.receivers[link]
         receiver.relay = True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from exchange.seeding import Turn
 from exchange.uplink import Purpose, Wanted
 from protocol import messages as m
 from protocol.bitmap import Bitmap
@@ -77,7 +78,9 @@ class Session:
                 self._receive_suggestion(message)
             case m.Lend():
                 # To a storage node it means more: the program says so (Engine.lend).
-                self._engine.seeding.relays(self.number, message.tag)
+                held = self._engine.holdings.holding(message.tag)
+                origin = held is not None and held.bitmap.complete
+                self._engine.seeding.relays(self.number, message.tag, self._engine.now(), origin=origin)
                 self._engine.uplink.in_turn(self.number)
                 return False
             case m.Cancel():
@@ -135,10 +138,10 @@ class Session:
             return
         if request.offset + request.length > held.layout.bytes_of(request.chunk):
             raise RemoteProtocolError(f"a request beyond the end of chunk {request.chunk}")
-        queued = self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP)
-        if queued is None:
+        turn = self._engine.enqueue(self, wanted, Purpose.OWN if held.own else Purpose.HELP)
+        if turn is Turn.ELSEWHERE:
             self._reject(wanted, "busy")
-        elif not queued:
+        elif turn is None:
             raise RemoteProtocolError(f"a second request for chunk {request.chunk} offset {request.offset}")
         self._suggest(request.tag, held.bitmap)
 

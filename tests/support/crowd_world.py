@@ -105,13 +105,12 @@ class _Node:
 
     def offer(self, link: _Link) -> None:
         self.outgoing[link.number] = link
-        self.seeding.join(
-            link.number, self.world.tag, self.world.now, storage=link.receiver.storage, origin=self.held.complete
-        )
+        origin = self.held.complete
         if link.receiver.member.lends:
-            self.seeding.relays(link.number, self.world.tag)
+            self.seeding.relays(link.number, self.world.tag, self.world.now, origin=origin)
             if link.local:
                 self.uplink.in_turn(link.number)
+        self.seeding.join(link.number, self.world.tag, self.world.now, storage=link.receiver.storage, origin=origin)
         self._suggest(link)
         link.forth.say(link.receiver.offered, link, self.held.copy())
 

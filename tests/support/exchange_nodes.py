@@ -163,6 +163,17 @@ async def swarm_of(*nodes: Node):
         nursery.cancel_scope.cancel()
 
 
+async def fetch_from(getter: Node, holder: Node, manifest: Manifest, path: Path) -> None:
+    """Fetch a whole file over one link, and see it through to its end."""
+    async with swarm_of(holder, getter) as connect:
+        link, _ = await connect(getter, holder)
+        swarm, spool, _ = await fetch(getter, manifest, path)
+        getter.engine.ask(link, manifest.tag)
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+
+
 async def fetch(at: Node, manifest: Manifest, path: Path, held: Bitmap | None = None):
     spool = await Spool.open(at.engine.runtime, path, manifest)
     verified: list[int] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from support.exchange_nodes import Node, fetch, some_bytes, swarm_of
+from support.exchange_nodes import Node, fetch, fetch_from, some_bytes, swarm_of
 
 from exchange.seeding import Turn
 from exchange.uplink import Purpose, Wanted
@@ -119,13 +119,7 @@ async def test_who_is_sent_elsewhere_asks_again_later(tmp_path: Path, monkeypatc
         return turns.pop() if turns else asked(link, tag, chunk, now, rate=rate, apart=apart)
 
     monkeypatch.setattr(holder.engine.seeding, "asked", ask)
-    async with swarm_of(holder, getter) as connect:
-        link, _ = await connect(getter, holder)
-        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
-        getter.engine.ask(link, manifest.tag)
-        await swarm.run()
-        swarm.close()
-        await spool.aclose()
+    await fetch_from(getter, holder, manifest, tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == data
     assert not turns and holder.shelf.reads == 16, "nothing was sent to who was sent away"
     assert getter.engine.statistics().wasted_bytes == 0
@@ -136,13 +130,7 @@ async def test_a_holder_whose_store_is_away_for_a_moment_is_asked_again(tmp_path
     holder, getter = Node(1), Node(2)
     manifest = holder.shelf.put(data)
     holder.shelf.away = 3
-    async with swarm_of(holder, getter) as connect:
-        link, _ = await connect(getter, holder)
-        swarm, spool, _ = await fetch(getter, manifest, tmp_path / "f")
-        getter.engine.ask(link, manifest.tag)
-        await swarm.run()
-        swarm.close()
-        await spool.aclose()
+    await fetch_from(getter, holder, manifest, tmp_path / "f")
     assert holder.shelf.away == 0
     assert (tmp_path / "f").read_bytes() == data
 

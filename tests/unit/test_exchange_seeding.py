@@ -89,11 +89,22 @@ def test_what_storage_was_suggested_nobody_else_takes_first() -> None:
 
 def test_who_fetches_for_storage_never_waits_and_is_suggested_nothing() -> None:
     seeding = seeding_for(3, storage=1)
-    seeding.relays(2, TAG)
+    seeding.relays(2, TAG, 0.0)
     assert seeding.asked(3, TAG, 5, 0.0) is Turn.FIRST
     assert seeding.asked(2, TAG, 5, 0.0) is Turn.FIRST
     assert seeding.suggestions(2, TAG, ALL, 0.0) == []
     assert seeding.suggestions(3, TAG, ALL, 0.0)
+
+
+def test_storage_has_an_origin_to_itself_also_when_a_relay_came_first() -> None:
+    """A relay says that it is one before it is offered anything, and that may be before storage comes."""
+    seeding = Seeding(random.Random(1))
+    seeding.relays(2, TAG, 0.0, origin=True)
+    for link in (1, 2, 3):
+        seeding.join(link, TAG, 0.1, storage=link == 1, origin=True)
+    assert seeding.asked(1, TAG, 4, 0.2) is Turn.FIRST
+    assert seeding.asked(2, TAG, 5, 0.2) is Turn.FIRST
+    assert seeding.asked(3, TAG, 6, 0.2) is Turn.ELSEWHERE
 
 
 def test_a_suggestion_that_is_not_followed_goes_to_another_one() -> None:
