@@ -144,6 +144,7 @@ def _is_folder(disk: Disk, path: Path) -> bool:
 
 def _make_folder(disk: Disk, path: Path) -> None:
     try:
-        disk.make_folder(path)
+        # The user's, like the file that comes into it.
+        disk.make_folder(path, public=True)
     except (StorageError, OSError) as error:
         raise CommandError("cannot-write", f"{path}: the folder cannot be made: {error}", 1) from error

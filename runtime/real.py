@@ -55,12 +55,21 @@ def _write_error(error: OSError, what: str) -> StorageFull | StorageBroken:
     return StorageBroken(f"{what}: {error}")
 
 
+_UMASK_LOCK = threading.Lock()
+
+
 @functools.cache
-def _umask() -> int:
-    """Return what this process takes from the modes of new files. It can only be read by setting it: once."""
+def _read_umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def _umask() -> int:
+    """Return what this process takes from the modes of new files. It can only be read by setting it: once, and by one
+    thread alone. A second one would read what the first has set, and leave it so."""
+    with _UMASK_LOCK:
+        return _read_umask()
 
 
 @functools.cache
@@ -203,13 +212,13 @@ class RealDisk:
     def list_folder(self, path: Path) -> list[str]:
         return sorted(entry.name for entry in path.iterdir())
 
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, path: Path, *, public: bool = False) -> None:
         if path.is_dir():
             return
         parent = path.parent
-        self.make_folder(parent)
+        self.make_folder(parent, public=public)
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o777 if public else 0o700, exist_ok=True)
         except OSError as error:
             raise _write_error(error, f"make folder {path}") from error
         self.sync_folder(parent)

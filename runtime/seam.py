@@ -211,8 +211,9 @@ class Disk(Protocol):
         """Return the names in a folder, sorted."""
         ...
 
-    def make_folder(self, path: Path) -> None:
-        """Make a folder (0700) and its parents; there already is fine. Durable when it returns."""
+    def make_folder(self, path: Path, *, public: bool = False) -> None:
+        """Make a folder and its parents; there already is fine. Durable when it returns. Ours alone (0700), or, when
+        ``public``, with the mode that this user's new folders have (umask), as ``publish`` does for files."""
         ...
 
     def rename(self, source: Path, target: Path) -> None:

@@ -351,7 +351,7 @@ class SimDisk:
             name.name for name in self.platter.names if len(name.parts) == depth + 1 and name.parts[:depth] == head
         )
 
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, path: Path, *, public: bool = False) -> None:
         if path in self.platter.names:
             return
         self.step("make_folder", path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,13 @@ async def test_a_folder_that_no_folder_can_be_is_told(tmp_path: Path) -> None:
 async def test_a_file_to_put_whose_name_is_too_long_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="so long"):
         await hash_file(real_runtime(), tmp_path / ("a" * 300))
+
+
+async def test_folders_on_the_way_are_the_users_like_the_file(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        target = await choose_target(real_runtime(), tmp_path, tmp_path, "films/cut/a.mov", TAG)
+    finally:
+        os.umask(mask)
+    assert target == tmp_path / "films/cut/a.mov"
+    assert [folder.stat().st_mode & 0o777 for folder in (target.parent, target.parent.parent)] == [0o755, 0o755]

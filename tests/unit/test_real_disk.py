@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -238,6 +239,43 @@ def test_folders_are_made_with_their_parents_and_may_be_there(tmp_path: Path) ->
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageBroken):
         DISK.make_folder(tmp_path / "file" / "c")
+
+
+def test_a_public_folder_has_the_mode_of_this_users_new_folders(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    DISK.make_folder(tmp_path / "a" / "b", public=True)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~mask
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_threads_that_ask_for_the_umask_together_leave_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = os.umask(0o027)
+    try:
+        inside = threading.Barrier(2)
+        set_umask = os.umask
+
+        def slow_umask(new: int) -> int:
+            before = set_umask(new)
+            if new == 0o077:
+                # Long enough for whoever else may come to be here, too.
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    inside.wait(0.2)
+            return before
+
+        monkeypatch.setattr(real.os, "umask", slow_umask)
+        real._read_umask.cache_clear()
+        seen: list[int] = []
+        threads = [threading.Thread(target=lambda: seen.append(real._umask())) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        monkeypatch.undo()
+        assert seen == [0o027, 0o027] and os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+        real._read_umask.cache_clear()
 
 
 def test_renaming_replaces_linking_does_not_and_removing_twice_is_fine(tmp_path: Path) -> None:
