@@ -85,6 +85,13 @@ def manifest_of(path: Path, progress: Callable[[int, int], None] | None = None) 
             threads.shutdown(wait=True, cancel_futures=True)
         if _Identity.of(os.fstat(descriptor)) != before:
             raise _changed(path)
+        if before.size_bytes == 0 and os.pread(descriptor, 1, 0):
+            # What /proc shows has no size, and is not empty (as daemon/hashing.py says).
+            raise CommandError(
+                "not-a-file",
+                f"{path}: holds more than its size says, as the kernel's own files do; copy it, and name the copy",
+                2,
+            )
     return Manifest.of_digests(layout.size_bytes, digests)
 
 

@@ -291,6 +291,10 @@ def share(console: Console, paths: tuple[Path, ...], quiet: bool) -> None:
     results = list(outcome["results"])
     one = len(results) == 1 and not outcome.get("skipped")
     console.give(results[0] if one else outcome, lambda _: _results_text(results))
+    if not console.as_json:
+        for result in results:
+            if result.get("error"):
+                console.note(_put_note(result))
     _tell_skipped(console, outcome)
     sys.exit(put_exit_code(results, "no"))
 

@@ -263,7 +263,8 @@ def test_share_prints_links_and_fails_when_one_cannot_be_shared(capsys: Capture,
         assert call(capsys, "share", __file__, "--home", tmp_path).out == f"shared  upswarm:{TAG}  a\n"
         assert json.loads(call(capsys, "share", __file__, "--json", "--home", tmp_path).out) == good
         fake.answers["share"] = {"results": [good, bad], "skipped": []}
-        assert call(capsys, "share", __file__, "--home", tmp_path).code == 4
+        ended = call(capsys, "share", __file__, "--home", tmp_path)
+        assert ended.code == 4 and "b: gone" in ended.err.splitlines()
     assert fake.asked[0] == ("share", {"paths": [__file__]})
 
 

@@ -68,6 +68,11 @@ def test_what_is_no_file_has_no_tag(capsys: Capture, tmp_path: Path, name: str, 
     assert call(capsys, "tag", tmp_path / name).code == code
 
 
+def test_what_has_no_size_and_is_not_empty_has_no_tag(capsys: Capture) -> None:
+    ended = call(capsys, "tag", "/proc/self/status")
+    assert (ended.code, ended.out) == (2, "") and "copy it" in ended.err
+
+
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
 def test_a_file_that_changes_while_it_is_read_has_no_tag(tmp_path: Path, change: str) -> None:
     path = tmp_path / "file"
