@@ -184,7 +184,6 @@ class Puts:
         scope = self._scopes.get(put.number)
         if scope is not None:
             scope.cancel()
-        self._give_up_job(put)
 
     async def pause(self, put: Put) -> None:
         """Leave it as it is until ``resume``; nothing of it is offered meanwhile."""
@@ -238,7 +237,6 @@ class Puts:
                     await self._until_ended(put, began)
                 except CommandError as error:
                     await self._end(put, PutState.FAILED, error, began)
-                    self._give_up_job(put)
         finally:
             self._scopes.pop(put.number, None)
 
@@ -402,9 +400,6 @@ class Puts:
         put.touch()
 
     # --- small things ---
-
-    def _give_up_job(self, put: Put) -> None:
-        """The storage node need not wait for us any more; others who put the same file keep their job."""
 
     async def _withdraw(self, tag: Tag, storage: NodeAddress) -> None:
         for failures in range(WITHDRAW_TRIES_MAX):
