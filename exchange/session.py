@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Offers for tags that nobody here fetches (yet): a job may open a moment after its helpers offered.
 OFFERS_REMEMBERED_MAX = 256
 SUBSCRIPTIONS_MAX = 4096
+# Tags that they fetch for storage, as far as we remember them: more than anybody relays at a time (daemon/relays.py).
+LENT_MAX = 64
 MANIFEST_SECONDS_MAX = 30.0
 
 
@@ -39,6 +41,7 @@ class Session:
         self.number = number
         self.offered: dict[Tag, None] = {}  # what we offered or were asked for: they hear of more
         self._engine = engine
+        self._lent: dict[Tag, None] = {}  # what they said to fetch for storage, last
         self._due: dict[tuple[Tag, int, int], int] = {}  # requests they have not answered -> length
         self._offers: OrderedDict[Tag, tuple[Bitmap, int]] = OrderedDict()
         self._suggestion: tuple[Tag, list[int]] | None = None
@@ -78,10 +81,7 @@ class Session:
                 self._receive_suggestion(message)
             case m.Lend():
                 # To a storage node it means more: the program says so (Engine.lend).
-                held = self._engine.holdings.holding(message.tag)
-                origin = held is not None and held.bitmap.complete
-                self._engine.seeding.relays(self.number, message.tag, self._engine.now(), origin=origin)
-                self._engine.uplink.in_turn(self.number)
+                self._receive_lend(message.tag)
                 return False
             case m.Cancel():
                 withdrawn = self._engine.uplink.cancel(self.number, message.tag, message.chunk, message.offset)
@@ -95,6 +95,7 @@ class Session:
                 self._resolve(message.tag, NotFound(f"{self.link.peer.node[:8]} does not hold {message.tag}"))
             case m.Complete():
                 self.offered.pop(message.tag, None)
+                self._lent.pop(message.tag, None)
                 for wanted in self._engine.uplink.forget(self.number, message.tag):
                     self._reject(wanted, "cancelled")
                 self._engine.completed(self, message.tag)
@@ -105,6 +106,20 @@ class Session:
             case _:
                 return False
         return True
+
+    def _receive_lend(self, tag: Tag) -> None:
+        held = self._engine.holdings.holding(tag)
+        origin = held is not None and held.bitmap.complete
+        self._engine.seeding.relays(self.number, tag, self._engine.now(), origin=origin)
+        self._engine.uplink.in_turn(self.number)
+        self._lent.pop(tag, None)
+        self._lent[tag] = None
+        if len(self._lent) > LENT_MAX:
+            # Nobody relays so many at a time; they may name endless ones, held by nobody.
+            oldest = next(iter(self._lent))
+            del self._lent[oldest]
+            if oldest not in self.offered:
+                self._engine.seeding.leave(self.number, oldest)
 
     async def _receive_block(self, block: m.Block) -> None:
         length = self._due.pop((block.tag, block.chunk, block.offset), None)

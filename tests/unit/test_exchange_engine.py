@@ -11,11 +11,12 @@ import trio.testing
 from support.exchange_nodes import Node, fetch, fetch_from, some_bytes, swarm_of
 
 from exchange.seeding import Turn
+from exchange.session import LENT_MAX
 from exchange.uplink import Purpose, Wanted
 from protocol.errors import RemoteProtocolError, StorageFull
 from protocol.ids import Tag
 from protocol.limits import KIB, MIB
-from protocol.messages import Request
+from protocol.messages import Lend, Request
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * KIB, 64 * KIB + 1, 1 * MIB, 3 * MIB + 5, 65 * MIB])
@@ -400,3 +401,24 @@ async def test_who_asks_for_a_block_twice_is_dropped(tmp_path: Path) -> None:
         while not holder.heard:
             await trio.sleep(0.001)
         assert isinstance(holder.heard[0], RemoteProtocolError)
+
+
+async def test_who_would_fetch_endless_tags_for_storage_costs_little_memory(tmp_path: Path) -> None:
+    data = some_bytes(1 * MIB)
+    holder, relay = Node(1), Node(2)
+    manifest = holder.shelf.put(data)
+    async with swarm_of(holder, relay) as connect:
+        link, _ = await connect(relay, holder)
+        swarm, spool, _ = await fetch(relay, manifest, tmp_path / "f")
+        relay.engine.ask(link, manifest.tag)
+        link.post(Lend(tag=manifest.tag))
+        for number in range(10 * LENT_MAX):
+            link.post(Lend(tag=Tag(number.to_bytes(32, "big"), 1)))
+            if number % LENT_MAX == 0:
+                await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(holder.engine.seeding._tags) == LENT_MAX + 1, "and the one that was offered to it"
+        await swarm.run()
+        swarm.close()
+        await spool.aclose()
+    assert (tmp_path / "f").read_bytes() == data
