@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from exchange.assembly import Assembly
 from exchange.doubts import Doubts
+from exchange.lane import Lane, Request
 from exchange.lending import Lending
-from exchange.source import Request, Source
+from exchange.source import Source
 from exchange.tail import Tail
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId
@@ -65,10 +66,10 @@ class Book:
 
     # --- sources ---
 
-    def add_source(self, source: int, node: NodeId, have: Bitmap, now: float) -> None:
-        """A link offers ``have``."""
+    def add_source(self, source: int, node: NodeId, have: Bitmap, now: float, lane: Lane | None = None) -> None:
+        """A link offers ``have``. ``lane``: what it owes over all tags, if it is asked for others too."""
         assert source not in self._sources
-        self._sources[source] = Source(source, node, have.copy(), now)
+        self._sources[source] = Source(source, node, have.copy(), now, lane or Lane())
         self._levels = None
 
     def remove_source(self, source: int) -> None:
@@ -79,6 +80,7 @@ class Book:
         self._levels = None
         for request in gone.outstanding.values():
             request.void = True
+            gone.lane.settle(request)
             self._unlist(source, request)
         for chunk in gone.cells:
             self._recount(chunk)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from exchange.assembly import CELL_BYTES, Assembly, cells_of, first_run, last_run, run_bytes, run_mask
 from exchange.book import Book
+from exchange.lane import Request
 from exchange.rarity import rarity_levels
-from exchange.source import STALL_SECONDS, Request, Source
+from exchange.source import STALL_SECONDS, Source
 from exchange.tail import takes_over
 from protocol.bitmap import Bitmap
 from protocol.limits import REQUESTS_PER_LINK_MAX
@@ -107,7 +108,7 @@ class Picker(Book):
         # 4. Idle: double what would come last, or take a chunk over, if we are sooner.
         if source.stalled:
             return None
-        if source.node not in self._doubts:
+        if len(self._sources) > 1 and source.node not in self._doubts:
             late = self._tail.later_than(source, self._sources.values(), self._is_single, self._may_double, now)
             if late is not None:
                 return late.chunk, late.first, late.count

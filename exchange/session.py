@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from exchange.lane import Lane
 from exchange.seeding import Turn
 from exchange.uplink import Purpose, Wanted
 from protocol import messages as m
@@ -34,11 +35,13 @@ MANIFEST_SECONDS_MAX = 30.0
 
 
 class Session:
-    """Made by ``Engine.session``. ``number`` names this link among all, and is never used again."""
+    """Made by ``Engine.session``. ``number`` names this link among all, and is never used again; ``lane`` is what it
+    owes us."""
 
     def __init__(self, engine: Engine, link: Link, number: int) -> None:
         self.link = link
         self.number = number
+        self.lane = Lane()
         self.offered: dict[Tag, None] = {}  # what we offered or were asked for: they hear of more
         self._engine = engine
         self._lent: dict[Tag, None] = {}  # what they said to fetch for storage, last

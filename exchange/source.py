@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from exchange.assembly import CELL_BYTES
+from exchange.lane import RATE_GUESS, RESPONSE_GUESS_SECONDS, Lane, Request
 from exchange.rates import RateMeter, ResponseMeter
 from protocol.bitmap import Bitmap
 from protocol.ids import NodeId
-from protocol.limits import KIB, MIB
+from protocol.limits import MIB
 
 # The work a source should always have, in seconds at its own rate: a round trip, a quarter more for its jitter, and
 # this much for our own slowness.
@@ -30,8 +31,6 @@ _PIPELINE_BYTES_MAX = 16 * MIB
 # with each round trip, until answers take so many times the shortest: then requests wait at the sender.
 _PIPELINE_BYTES_FIRST = 8 * CELL_BYTES
 _RAMP_RESPONSES = 1.5
-_RATE_GUESS = 512 * KIB
-_RESPONSE_GUESS_SECONDS = 0.2
 _SHARE_ASKED_FOR = 0.5
 # A block should take about this long, between one cell and 2 MiB: each costs both sides the same work, however large.
 _BLOCK_SECONDS = 0.05
@@ -43,27 +42,6 @@ STALL_SECONDS = 4.0
 
 
 @dataclass(slots=True, eq=False)
-class Request:
-    """A run of cells that was asked for and is not answered yet.
-
-    ``void``: it was withdrawn and nobody counts on it; it will be answered all the same, and may still be of use.
-    """
-
-    chunk: int
-    first: int
-    count: int
-    cells: int  # the same run as bits
-    length: int
-    asked_at: float
-    void: bool = False
-
-    @property
-    def offset(self) -> int:
-        """Where the run begins within its chunk, in bytes."""
-        return self.first * CELL_BYTES
-
-
-@dataclass(slots=True, eq=False)
 class Source:
     """See the module. ``number`` names the link; a node may have several."""
 
@@ -71,6 +49,7 @@ class Source:
     node: NodeId
     have: Bitmap
     progress_at: float  # when it last delivered, or was first asked after having had nothing to do
+    lane: Lane = field(default_factory=Lane)
     outstanding: dict[tuple[int, int], Request] = field(default_factory=dict)  # by chunk and offset, oldest first
     outstanding_bytes: int = 0
     cells: dict[int, int] = field(default_factory=dict)  # chunk -> cells that are outstanding, void ones too
@@ -100,12 +79,14 @@ class Source:
         """Take note of a request."""
         if not self.outstanding:
             self.progress_at = request.asked_at
+        self.lane.ask(request)
         self.outstanding[(request.chunk, request.offset)] = request
         self.outstanding_bytes += request.length
         self.cells[request.chunk] = self.cells.get(request.chunk, 0) | request.cells
 
     def settle(self, request: Request) -> None:
         """The request was answered, one way or the other."""
+        self.lane.settle(request)
         del self.outstanding[(request.chunk, request.offset)]
         self.outstanding_bytes -= request.length
         rest = self.cells[request.chunk] & ~request.cells
@@ -116,6 +97,7 @@ class Source:
 
     def delivered(self, request: Request, now: float) -> None:
         """The answer was a block, of use or not."""
+        self.lane.delivered(request, now)
         self.rate.delivered(request.length, request.asked_at, now)
         seconds = now - request.asked_at
         self.response.took(seconds, now)
@@ -154,30 +136,25 @@ class Source:
     def response_seconds(self) -> float:
         """Return how long an answer takes at least."""
         seconds = self.response.seconds
-        return _RESPONSE_GUESS_SECONDS if seconds is None else seconds
+        return RESPONSE_GUESS_SECONDS if seconds is None else seconds
 
     def seconds_for(self, size_bytes: int) -> float:
         """Return how long it would take for so many bytes if it was asked now."""
-        return max(self.response_seconds(), (self.outstanding_bytes + size_bytes) / self.expected_rate())
+        return self.lane.seconds_for(size_bytes)
 
     def expectations(self, now: float) -> Iterator[tuple[float, Request]]:
         """Yield each request that counts, with the seconds until it is answered as far as one can tell.
 
         What is overdue is expected to take as long again: who is late becomes later.
         """
-        rate = self.expected_rate()
-        shortest = self.response_seconds()
-        idle_seconds = now - self.progress_at
-        ahead = overdue_seconds = 0.0
-        for request in self.outstanding.values():
-            if request.void:
-                continue
-            if not ahead:
-                due_seconds = max(request.length / rate, shortest - (self.progress_at - request.asked_at))
-                overdue_seconds = max(0.0, idle_seconds - due_seconds)
-            ahead += request.length
-            in_turn = max(0.0, ahead / rate - idle_seconds)
-            yield max(in_turn, shortest - (now - request.asked_at)) + overdue_seconds, request
+        late_seconds: float | None = None
+        for request, seconds in self.lane.in_turn(now):
+            if self.outstanding.get((request.chunk, request.offset)) is request:
+                if late_seconds is None:
+                    # Neither has its turn come, nor does the pace of this tag's blocks explain that it is not here.
+                    paced_at = self.progress_at + request.length / self.expected_rate()
+                    late_seconds = max(0.0, now - max(request.due_at, paced_at))
+                yield seconds + late_seconds, request
 
     def overdue(self, now: float) -> bool:
         """Whether it should be given up: it owes something and has delivered nothing for far too long."""
@@ -191,4 +168,4 @@ class Source:
     def expected_rate(self) -> float:
         """Return its rate as far as one can tell, in bytes per second."""
         rate = self.rate.bytes_per_second
-        return _RATE_GUESS if rate is None else max(rate, 1.0)
+        return RATE_GUESS if rate is None else max(rate, 1.0)

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from exchange.assembly import CELL_BYTES
-from exchange.source import Request, Source
+from exchange.lane import Request
+from exchange.source import Source
 
 # How old the order of expectations may be. A tail lasts some tenths of a second.
 _ORDER_SECONDS = 0.02

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from exchange.buffers import BufferPool
+from exchange.lane import Lane
 from exchange.session import Session
 from exchange.swarm import Swarm
 from protocol.bitmap import Bitmap
@@ -27,6 +28,7 @@ class Asked:
 
     def __init__(self) -> None:
         self.link = SimpleNamespace(peer=SimpleNamespace(node="n" * 43))
+        self.lane = Lane()
         self.waiting: list[tuple[int, int, int]] = []
         self.sizes: list[int] = []
         self.requests_due = 0

@@ -8,7 +8,8 @@ import pytest
 from support.pairs import node
 
 from exchange.assembly import CELL_BYTES
-from exchange.source import Request, Source
+from exchange.lane import Request
+from exchange.source import Source
 from protocol.bitmap import Bitmap
 from protocol.limits import MIB
 
