@@ -79,6 +79,10 @@ class Flow:
             self._bytes -= self._recent.popleft()[1]
         return self._bytes / _WINDOW_SECONDS
 
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing has left for a while, and nothing is about to."""
+        return not self._under_way and self.rate(now) == 0.0
+
     def is_full(self, now: float) -> bool:
         """Whether as much leaves as the line is known to carry. While nothing is known: yes."""
         return self.rate(now) >= _FULL_SHARE * self._best_now(now) and self.busy_share(now) >= _BUSY_SHARE

@@ -111,6 +111,10 @@ class Lines:
         """See ``Uplink.rate``: of the line to the outside."""
         return self._line.rate(now)
 
+    def is_idle(self, now: float) -> bool:
+        """See ``Uplink.is_idle``: of the line to the outside."""
+        return self._line.is_idle(now)
+
     def room_seconds(self, purpose: Purpose, now: float) -> float:
         """See ``Uplink.room_seconds``. What does not go over a link leaves by the line."""
         return self._line.room_seconds(purpose, now)

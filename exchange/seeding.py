@@ -169,9 +169,19 @@ class Seeding:
         for chunk in list(receiver.suggested):
             spread.disown(chunk)
 
-    def asked(self, link: int, tag: Tag, chunk: int, now: float, *, rate: float = 0.0, apart: bool = False) -> Turn:
-        """A link asks for a block; return its turn. ``rate``: what leaves us now, bytes per second;
-        ``apart``: what this link gets takes nothing from what storage gets."""
+    def asked(
+        self,
+        link: int,
+        tag: Tag,
+        chunk: int,
+        now: float,
+        *,
+        rate: float = 0.0,
+        idle: bool = False,
+        apart: bool = False,
+    ) -> Turn:
+        """A link asks for a block; return its turn. ``rate``: what leaves us now, bytes per second; ``idle``: nothing
+        has left for a while; ``apart``: what this link gets takes nothing from what storage gets."""
         spread = self._tags.get(tag)
         receiver = spread.receivers.get(link) if spread is not None else None
         if spread is None or receiver is None:
@@ -181,6 +191,9 @@ class Seeding:
                 spread.claim(link, chunk, now)
             return Turn.FIRST
         owner = spread.owners.get(chunk)
+        if idle:
+            # What storage asked for it has from others, or does not want any more; until it asks for something else.
+            spread.hungry.clear()
         if spread.is_for_storage(now) and not (apart or (owner == link and chunk == spread.invited)):
             receiver.sent_away_at = now
             return Turn.ELSEWHERE

@@ -249,6 +249,10 @@ class Uplink:
         """Return how many bytes per second leave now."""
         return self._flow.rate(now)
 
+    def is_idle(self, now: float) -> bool:
+        """Return whether nothing has left for a while, and nothing is about to."""
+        return self._flow.is_idle(now)
+
     def room_seconds(self, purpose: Purpose, now: float) -> float:
         """Return how long until something may leave another way than over a link: 0 at once, infinity never."""
         if self.paused:

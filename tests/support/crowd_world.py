@@ -126,8 +126,8 @@ class _Node:
             link.forth.say(link.receiver.rejected, link, pick.chunk, pick.offset, True)
             return
         now, rate = self.world.now, self.uplink.rate(self.world.now)
-        apart = self.storage or link.local
-        turn = self.seeding.asked(link.number, self.world.tag, pick.chunk, now, rate=rate, apart=apart)
+        idle, apart = self.uplink.is_idle(now), self.storage or link.local
+        turn = self.seeding.asked(link.number, self.world.tag, pick.chunk, now, rate=rate, idle=idle, apart=apart)
         again = turn is Turn.AGAIN and not self.storage
         wanted = Wanted(self.world.tag, pick.chunk, pick.offset, pick.length)
         if turn is Turn.ELSEWHERE:

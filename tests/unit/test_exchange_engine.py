@@ -116,8 +116,8 @@ async def test_who_is_sent_elsewhere_asks_again_later(tmp_path: Path, monkeypatc
     asked = holder.engine.seeding.asked
     turns = [Turn.ELSEWHERE] * 8
 
-    def ask(link: int, tag: Tag, chunk: int, now: float, *, rate: float, apart: bool) -> Turn:
-        return turns.pop() if turns else asked(link, tag, chunk, now, rate=rate, apart=apart)
+    def ask(link: int, tag: Tag, chunk: int, now: float, *, rate: float, idle: bool, apart: bool) -> Turn:
+        return turns.pop() if turns else asked(link, tag, chunk, now, rate=rate, idle=idle, apart=apart)
 
     monkeypatch.setattr(holder.engine.seeding, "asked", ask)
     await fetch_from(getter, holder, manifest, tmp_path / "f")

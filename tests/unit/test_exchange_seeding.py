@@ -205,6 +205,16 @@ def test_storage_that_stopped_asking_keeps_nobody_away() -> None:
     assert seeding.asked(ONE, LONG, 8, LATER + HUNGRY_SECONDS + 0.1) is Turn.FIRST
 
 
+def test_storage_that_asks_for_nothing_while_nothing_leaves_keeps_nobody_away() -> None:
+    seeding = origin()
+    seeding.asked(STORAGE, LONG, 7, LATER)
+    assert seeding.asked(ONE, LONG, 8, LATER + PATIENCE_SECONDS, idle=True) is Turn.ELSEWHERE, "it may ask again"
+    assert seeding.asked(ONE, LONG, 8, LATER + PATIENCE_SECONDS + 0.1, idle=True) is Turn.FIRST
+    assert seeding.asked(ONE, LONG, 9, LATER + PATIENCE_SECONDS + 0.2) is Turn.FIRST, "the line is not idle now"
+    seeding.asked(STORAGE, LONG, 10, LATER + PATIENCE_SECONDS + 0.3)
+    assert seeding.asked(ONE, LONG, 9, LATER + PATIENCE_SECONDS + 0.4) is Turn.ELSEWHERE, "it goes on"
+
+
 def test_when_storage_is_gone_or_has_all_the_others_are_served() -> None:
     seeding = origin()
     seeding.asked(STORAGE, LONG, 7, LATER)
@@ -367,6 +377,17 @@ def test_a_line_on_which_nothing_waits_is_not_full_however_steady_it_is() -> Non
         flow.left(100_000, tenth / 10)
         flow.ended(tenth / 10 + 0.001)
     assert not flow.is_full(9.95)
+
+
+def test_a_line_is_idle_when_nothing_leaves_nor_has_left_for_a_second() -> None:
+    flow = Flow(0.0)
+    assert flow.is_idle(0.0)
+    flow.begun(1.0)
+    assert not flow.is_idle(5.0), "it is on its way, however slowly"
+    flow.left(1000, 5.0)
+    flow.ended(5.0)
+    assert not flow.is_idle(5.9)
+    assert flow.is_idle(6.1)
 
 
 def test_what_leaves_again_need_not_wait_where_nothing_else_does() -> None:
