@@ -467,8 +467,8 @@ def _watched_lines(scene: Scene) -> Iterator[tuple[str, bool, float]]:
         if router.up is not None:
             yield f"{router.lan}-router", False, router.up
     for host in scene.hosts:
-        if host.name in ("tracker", "storage"):
-            continue
+        if host.name in ("tracker", "storage") or host.behind_lan:
+            continue  # no line of its own
         if host.up is not None:
             yield host.name, False, host.up
         if host.name in scene.get and host.down is not None:
