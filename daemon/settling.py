@@ -10,7 +10,7 @@ program that opens its file twice, or writes over a network, closes it half done
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,10 +39,13 @@ class Settling:
         self._since = since
         return sorted(ready)
 
-    @property
-    def waiting(self) -> int:
-        """How many files are watched to settle."""
-        return len(self._since)
+    def waiting(self, busy: Container[Path], done: Mapping[Path, FileStatus]) -> int:
+        """Return how many files are to settle still: neither being put (``busy``) nor put since the last look."""
+        return sum(path not in busy and done.get(path) != status for path, (status, _) in self._since.items())
+
+    def is_near(self, now: float, busy: Container[Path]) -> bool:
+        """Whether a file may be ready soon, so that it is worth looking again and again."""
+        return any(since <= now and path not in busy for path, (_, since) in self._since.items())
 
     def again(self, path: Path, now: float, seconds: float) -> None:
         """Not ready again for so long, although nothing changed: its put has failed."""

@@ -21,7 +21,7 @@ from daemon.putrecord import Put, PutState
 from daemon.puts import Puts
 from daemon.settling import Settling
 from daemon.walking import find_files
-from protocol.errors import CommandError, NotFound
+from protocol.errors import CommandError, NotFound, StorageFull
 from runtime.seam import Database, FileStatus, Runtime
 
 log = structlog.get_logger()
@@ -65,6 +65,7 @@ class Watching:
         self._settling: dict[Path, Settling] = {}
         self._busy: set[Path] = set()
         self._trouble: dict[Path, str] = {}
+        self._no_room = ""  # why nothing can be written down; puts wait then
         self._news = trio.Event()
         self._changed = trio.Event()
         puts.confined = self.folder_of
@@ -133,7 +134,7 @@ class Watching:
                 "path": str(folder),
                 "configured": folder in self._configured,
                 "done": sum(path.is_relative_to(folder) for path in self._done),
-                "settling": self._settling[folder].waiting if folder in self._settling else 0,
+                "settling": self._settling[folder].waiting(self._busy, self._done) if folder in self._settling else 0,
                 "putting": sum(path.is_relative_to(folder) for path in self._busy),
                 "trouble": self._trouble.get(folder, ""),
             }
@@ -161,29 +162,36 @@ class Watching:
         """Begin to put what is ready; return whether something is still to settle."""
         settling = self._settling.setdefault(folder, Settling(SETTLE_SECONDS))
         try:
-            names, found = await self._runtime.run_sync(self._find, folder)
+            names, found, gone = await self._runtime.run_sync(self._find, folder, self._done_below(folder))
         except (CommandError, OSError) as error:
             # Not there now, an unplugged disk perhaps: what was done stays done.
             self._say(folder, (isinstance(error, OSError) and error.strerror) or str(error))
             return False
-        self._say(folder, "")
-        await self._forget(
-            [p for p in self._done if p.is_relative_to(folder) and p not in found and p not in self._busy]
-        )
+        self._say(folder, self._no_room)
+        await self._forget([path for path in gone if path not in self._busy])
+        for path, status in found.items():
+            if self._done.get(path) == status:
+                self._done[path] = status  # Its device may be another one than when it was put.
         now = trio.current_time()
         for path in settling.look(now, found, self._done):
             if path not in self._busy:
                 self._busy.add(path)
                 puts.start_soon(self._put, settling, path, names[path], found[path], name=f"watched {path.name}")
-        return settling.waiting > 0
+        return settling.is_near(now, self._busy)
 
-    def _find(self, folder: Path) -> tuple[dict[Path, str], dict[Path, FileStatus]]:
+    def _done_below(self, folder: Path) -> dict[Path, FileStatus]:
+        return {path: status for path, status in self._done.items() if path.is_relative_to(folder)}
+
+    def _find(
+        self, folder: Path, done: dict[Path, FileStatus]
+    ) -> tuple[dict[Path, str], dict[Path, FileStatus], list[Path]]:
+        """Return the files that are there, their names and what identifies them; and which of ``done`` were deleted."""
         disk = self._runtime.disk
         try:
-            files, _ = find_files(disk, folder, None)
+            files, skipped = find_files(disk, folder, None)
         except NotFound:
             disk.list_folder(folder)  # Empty is fine, gone is not.
-            files = []
+            files, skipped = [], []
         names, found = {}, {}
         for file in files:
             if any(part.startswith(".") for part in file.path.relative_to(folder).parts):
@@ -193,41 +201,68 @@ class Watching:
                 names[file.path] = file.name
             except OSError:
                 continue  # It went between two looks.
-        return names, found
+        unread = {one.path for one in skipped}
+        devices: dict[Path, int | None] = {}
+        gone = [
+            path
+            for path, status in done.items()
+            if path not in found
+            and not unread.intersection(path.parents)
+            and self._device_around(path.parent, folder, devices) == status.device
+        ]
+        return names, found, gone
+
+    def _device_around(self, here: Path, folder: Path, known: dict[Path, int | None]) -> int | None:
+        """Return the device of ``here``, or of the next folder around it that is there. Where a disk was that is not
+        mounted now, it is another one than that of the disk's files: these are away, and not deleted."""
+        if here not in known:
+            try:
+                known[here] = self._runtime.disk.status(here).device
+            except OSError:
+                known[here] = None if here == folder else self._device_around(here.parent, folder, known)
+        return known[here]
 
     async def _put(self, settling: Settling, path: Path, name: str, status: FileStatus) -> None:
         try:
             put = await self._puts.put(path, name)
+            self._no_room = ""
             await self._puts.wait(put, "stored", _nothing)
-            if put.state is PutState.STORED:
-                await self._remember(path, status)
-            else:
+            if put.state is PutState.FAILED:
                 settling.again(path, trio.current_time(), FAILED_SECONDS)
+            else:
+                # Stored; or somebody cancelled it, and means it.
+                await self._remember(path, status)
+        except StorageFull as error:
+            # Our own disk is full; that is no reason to end, and some day it is not.
+            self._no_room = str(error)
+            settling.again(path, trio.current_time(), FAILED_SECONDS)
         finally:
             self._busy.discard(path)
             self._news.set()
             self._news = trio.Event()
 
     async def _remember(self, path: Path, status: FileStatus) -> None:
-        row = (bytes(path), json.dumps([getattr(status, key) for key in FileStatus.__slots__]))
-        await self._database.transaction(
-            lambda cursor: cursor.execute("INSERT OR REPLACE INTO watch_done VALUES (?, ?)", row)
-        )
+        # Also when it cannot be written down: then the next life puts it again, which sends nothing.
         self._done[path] = status
+        row = (bytes(path), json.dumps([getattr(status, key) for key in FileStatus.__slots__]))
+        await self._write("INSERT OR REPLACE INTO watch_done VALUES (?, ?)", [row])
 
     async def _forget(self, paths: list[Path]) -> None:
         if not paths:
             return
-        rows = [(bytes(path),) for path in paths]
-        await self._database.transaction(
-            lambda cursor: cursor.executemany("DELETE FROM watch_done WHERE path = ?", rows)
-        )
         for path in paths:
             del self._done[path]
+        await self._write("DELETE FROM watch_done WHERE path = ?", [(bytes(path),) for path in paths])
+
+    async def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            await self._database.transaction(lambda cursor: cursor.executemany(statement, rows))
+        except StorageFull as error:
+            log.warning("not written down what was done with watched files", reason=str(error))
 
     def _say(self, folder: Path, trouble: str) -> None:
         if trouble and self._trouble.get(folder) != trouble:
-            self._events.add("watched folder cannot be read", path=str(folder), reason=trouble)
+            self._events.add("watched folder has to wait", path=str(folder), reason=trouble)
         self._trouble[folder] = trouble
 
     def _refresh(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
@@ -131,14 +131,18 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """What identifies an unchanged file. ``kind`` is file, folder, link or other."""
+    """What identifies an unchanged file. ``kind`` is file, folder, link or other.
+
+    The device is not compared: a network share, a btrfs volume or a USB disk may have another number each time it is
+    mounted. A different file with the same inode, size and both times to the nanosecond is no accident.
+    """
 
     kind: str
     size_bytes: int
     mtime_ns: int
     ctime_ns: int
     inode: int
-    device: int
+    device: int = field(compare=False)
 
 
 class File(Protocol):

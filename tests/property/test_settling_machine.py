@@ -67,9 +67,12 @@ class SettlingMachine(RuleBasedStateMachine):
         return self.now - since >= SECONDS
 
     @invariant()
-    def nothing_is_watched_that_no_look_saw(self) -> None:
+    def what_a_look_saw_and_is_not_done_is_waited_for(self) -> None:
         seen = self.looks[-1][1] if self.looks else {}
-        assert self.settling.waiting <= len(seen)
+        waiting = {path for path, one in seen.items() if self.done.get(path) != one}
+        assert self.settling.waiting((), self.done) == len(waiting)
+        assert self.settling.waiting(waiting, self.done) == 0
+        assert self.settling.is_near(self.now, ()) or not waiting
 
 
 TestSettling = SettlingMachine.TestCase

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,8 +15,12 @@ from support.storage_node import some_bytes
 
 from daemon.app import Daemon
 from daemon.config import DaemonConfig
-from protocol.errors import CommandError, ConfigError, NotFound
+from daemon.watching import FAILED_SECONDS
+from protocol.errors import CommandError, ConfigError, NotFound, StorageFull
+from runtime.database import SqliteDatabase
 from runtime.places import Places
+from runtime.real import RealDisk
+from runtime.seam import FileStatus
 
 
 @pytest.fixture
@@ -90,6 +97,112 @@ async def test_folders_are_added_listed_and_removed(world: World, autojump_clock
         assert len((await call(daemon, "watch_remove", path=str(folder)))["folders"]) == 1
         with pytest.raises(NotFound):
             await call(daemon, "watch_remove", path=str(folder))
+
+
+async def test_a_disk_that_is_not_mounted_for_a_while_is_not_put_again(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.folder / "watched"
+    disk, elsewhere = folder / "disk", world.folder / "elsewhere"
+    (disk / "sub").mkdir(parents=True)
+    (disk / "sub" / "kept").write_bytes(some_bytes(1000))
+    (disk / "deleted").write_bytes(some_bytes(1200))
+    number = {disk: 7}
+    status = RealDisk.status
+
+    def status_on_disk(self: RealDisk, path: Path) -> FileStatus:
+        found = status(self, path)
+        return replace(found, device=number[disk]) if disk in (path, *path.parents) and disk in number else found
+
+    monkeypatch.setattr(RealDisk, "status", status_on_disk)
+    async with world.running(), world.daemon(watch=(folder,)) as daemon:
+
+        async def until_looked_at(name: str) -> None:
+            (folder / name).write_bytes(name.encode())
+            await until(lambda: name in stored(daemon))
+
+        await until(lambda: daemon.watching.to_json()[0]["done"] == 2)
+        disk.rename(elsewhere)
+        disk.mkdir()
+        del number[disk]
+        await until_looked_at("while it is away")
+        assert daemon.watching.to_json()[0]["done"] == 3
+        disk.rmdir()
+        elsewhere.rename(disk)
+        number[disk] = 8
+        await until_looked_at("when it is back")
+        assert stored(daemon) == ["disk/deleted", "disk/sub/kept", "when it is back", "while it is away"]
+        assert daemon.watching.to_json()[0]["done"] == 4
+        (disk / "deleted").unlink()
+        await until(lambda: daemon.watching.to_json()[0]["done"] == 3)
+
+
+async def test_what_is_below_a_folder_that_cannot_be_read_for_a_while_is_not_put_again(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.folder / "watched"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "file").write_bytes(some_bytes(1000))
+    broken: list[Path] = []
+    list_folder = RealDisk.list_folder
+
+    def list_what_works(self: RealDisk, path: Path) -> list[str]:
+        if path in broken:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return list_folder(self, path)
+
+    monkeypatch.setattr(RealDisk, "list_folder", list_what_works)
+    async with world.running(), world.daemon(watch=(folder,)) as daemon:
+        await until(lambda: daemon.watching.to_json()[0]["done"] == 1)
+        broken.append(folder / "sub")
+        (folder / "a").write_bytes(b"a")
+        await until(lambda: "a" in stored(daemon))
+        broken.clear()
+        (folder / "b").write_bytes(b"b")
+        await until(lambda: "b" in stored(daemon))
+        assert stored(daemon) == ["a", "b", "sub/file"] and daemon.watching.to_json()[0]["done"] == 3
+
+
+async def test_a_full_disk_of_our_own_ends_nothing(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.folder / "watched"
+    folder.mkdir()
+    (folder / "early").write_bytes(some_bytes(1000))
+    (folder / "deleted").write_bytes(some_bytes(1100))
+    async with world.running(), world.daemon(watch=(folder,)) as daemon:
+        await until(lambda: daemon.watching.to_json()[0]["done"] == 2)
+        transaction = SqliteDatabase.transaction
+        with monkeypatch.context() as full:
+
+            async def refuse(self: SqliteDatabase, work: Callable[[Any], Any]) -> Any:
+                if self is daemon.watching._database:
+                    raise StorageFull("daemon.db: database or disk is full")
+                return await transaction(self, work)
+
+            full.setattr(SqliteDatabase, "transaction", refuse)
+            (folder / "deleted").unlink()
+            (folder / "late").write_bytes(some_bytes(1300))
+            await until(lambda: "full" in daemon.watching.to_json()[0]["trouble"])
+            assert daemon.watching.to_json()[0]["done"] == 1
+        await until(lambda: stored(daemon) == ["deleted", "early", "late"])
+        await until(lambda: daemon.watching.to_json()[0]["trouble"] == "")
+
+
+async def test_a_put_that_somebody_cancelled_is_left_alone_until_the_file_changes(
+    world: World, autojump_clock: object
+) -> None:
+    folder = world.folder / "watched"
+    folder.mkdir()
+    (folder / "file").write_bytes(some_bytes(1000))
+    async with world.daemon(watch=(folder,)) as daemon:  # without a storage node: it waits
+        await until(lambda: len(daemon.puts.active()) == 1)
+        await call(daemon, "cancel", id=daemon.puts.active()[0].id)
+        await until(lambda: daemon.watching.to_json()[0]["putting"] == 0)
+        await trio.sleep(2 * FAILED_SECONDS)
+        assert daemon.puts.active() == []
+        (folder / "file").write_bytes(some_bytes(1001))
+        await until(lambda: len(daemon.puts.active()) == 1)
 
 
 def test_hooks_that_cannot_be_are_wrong_settings(tmp_path: Path) -> None:
