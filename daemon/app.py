@@ -181,6 +181,7 @@ class Daemon:
                 await parts.start(self.gets.run)
                 parts.start_soon(self.reading.run, name="reading")
                 parts.start_soon(self.library.look, name="look at files")
+                parts.start_soon(self.library.close_idle, name="close idle files")
                 parts.start_soon(self.direct.run, name="direct parts")
                 parts.start_soon(self.watching.run, name="watched folders")
                 if self._tell_hooks is not None:

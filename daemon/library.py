@@ -92,6 +92,10 @@ class Library:
                     log.warning("file changed while the daemon was away; not offered", path=str(path_of(row)))
                     await self.drop(path_of(row))
 
+    async def close_idle(self) -> None:
+        """Close files that nobody has read from for a while, until cancelled."""
+        await self._open_files.close_idle()
+
     async def aclose(self) -> None:
         """Close open files; the database is its owner's."""
         await self._open_files.aclose()

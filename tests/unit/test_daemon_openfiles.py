@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from daemon.openfiles import OpenFiles
+from daemon.openfiles import IDLE_SECONDS, OpenFiles
 from runtime.real import real_runtime
 
 
@@ -63,4 +64,35 @@ async def test_a_file_that_is_forgotten_while_a_second_reader_comes_stays_open_f
     assert seen == [b"all of it", b"all of it"]
     async with files.reading(path) as file:
         assert file.read_into(memoryview(bytearray(9)), 0) == 9
+    await files.aclose()
+
+
+async def test_a_file_that_nobody_has_read_for_a_while_is_closed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Else a disk cannot be unmounted, and a deleted file keeps its room."""
+    for name in ("busy", "idle", "often"):
+        (tmp_path / name).write_bytes(name.encode())
+    files = OpenFiles(real_runtime())
+
+    def is_open(name: str) -> bool:
+        return any(
+            link.is_symlink() and Path(os.readlink(link)) == tmp_path / name for link in Path("/proc/self/fd").iterdir()
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.close_idle)
+        for _ in range(2):  # it goes on after nothing was open
+            async with files.reading(tmp_path / "busy") as file:
+                async with files.reading(tmp_path / "idle"):
+                    pass
+                for _ in range(20):
+                    async with files.reading(tmp_path / "often"):
+                        pass
+                    await trio.sleep(IDLE_SECONDS / 4)
+                assert is_open("busy") and is_open("often") and not is_open("idle")
+                assert file.read_into(memoryview(bytearray(4)), 0) == 4
+            await trio.sleep(2 * IDLE_SECONDS)
+            assert not (is_open("busy") or is_open("often"))
+        nursery.cancel_scope.cancel()
     await files.aclose()
