@@ -10,16 +10,17 @@ that goes through a lender leaves the uploader once, as one that comes directly 
 its lender does not bring: so a lender begins with one chunk, and rests when it fetches more slowly than it pushes (it
 adds nothing then), or lets us wait.
 
-At the end, when there is nothing left to begin, lenders are given the chunks on which most is left to do, although
-others make them: then their blocks can be shared out among all.
+At the end, when there is nothing left to give, some lenders get a chunk although others make it, so that its blocks can
+be shared out and all lines end together; which ones, levelling.py says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
-from exchange.assembly import CELL_BYTES
+from exchange.levelling import Load, copies
 from exchange.source import Source
 from protocol.bitmap import Bitmap
 from protocol.limits import KIB
@@ -36,8 +37,8 @@ REST_SECONDS_FIRST = 15.0
 REST_SECONDS_MAX = 300.0
 # One slow fetch may be the machine's, several are the line's.
 SLOW_MAX = 2
-# Not worth fetching a chunk for.
-SHARE_BYTES_MIN = 4 * CELL_BYTES
+# Less than this part of a chunk is not worth fetching it for.
+COPY_SHARE_MIN = 1 / 16
 LENDERS_MAX = 64
 
 
@@ -121,22 +122,76 @@ class Lending:
         ``unopened``: wanted chunks that nobody was asked for; ``open_rest``: chunks that somebody makes, with the bytes
         that nobody was asked for; ``sources``: the links that offer something.
         """
-        found: list[tuple[int, list[int]]] = []
+        found: dict[int, list[int]] = {}
         self.reserved = {chunk: link for chunk, link in self.reserved.items() if chunk in unopened}
+        rooms: dict[int, float] = {}
         for link, lender in self._lenders.items():
             for chunk in [chunk for chunk in lender.given if chunk not in wanted]:
                 del lender.given[chunk]
                 lender.awaited.discard(chunk)
             source = sources.get(link)
-            rate = source.rate.bytes_per_second if source is not None else None
-            lender.push_rate = rate
+            lender.push_rate = source.rate.bytes_per_second if source is not None else None
             self._judge(link, lender, now)
-            if now < lender.rests_until:
-                continue
-            chunks = self._for_lender(link, lender, unopened, open_rest, source, rate, now)
-            if chunks:
-                found.append((link, chunks))
-        return found
+            # The first one shows what it can do.
+            if now >= lender.rests_until and not (lender.fetch_seconds is None and lender.awaited):
+                rooms[link] = self._room_seconds(lender, unopened, open_rest)
+        free = unopened - Bitmap.of(unopened.length, self.reserved)
+        while free and rooms:
+            # Who has least to push, so that the last ones are not all given to the same.
+            link = max(rooms, key=lambda link: rooms[link])
+            if rooms[link] <= 0:
+                break
+            lender = self._lenders[link]
+            chunk = free.first_from(self._rng.randrange(free.length))
+            assert chunk is not None
+            free.discard(chunk)
+            self.reserved[chunk] = link
+            self._give(link, chunk, now, found)
+            rooms[link] -= self._layout.bytes_of(chunk) / (lender.push_rate or RATE_GUESS)
+            if lender.fetch_seconds is None:
+                del rooms[link]
+        if not free:
+            self._give_copies(now, open_rest, sources, found)
+        return list(found.items())
+
+    def _give(self, link: int, chunk: int, now: float, found: dict[int, list[int]]) -> None:
+        lender = self._lenders[link]
+        lender.given[chunk] = now
+        lender.awaited.add(chunk)
+        found.setdefault(link, []).append(chunk)
+
+    def _give_copies(
+        self, now: float, open_rest: Mapping[int, int], sources: Mapping[int, Source], found: dict[int, list[int]]
+    ) -> None:
+        """Let lenders fetch what others make, since everything is given already."""
+        rests = {**open_rest, **{chunk: self._layout.bytes_of(chunk) for chunk in self.reserved}}
+        known = [rate for source in sources.values() if (rate := source.rate.bytes_per_second) is not None]
+        guess = median(known) if known else RATE_GUESS
+        loads = {}
+        for link in dict.fromkeys((*sources, *self._lenders)):
+            load = self._load(link, sources.get(link), rests, guess, now)
+            if load is not None:
+                loads[link] = load
+        for link, chunk in copies(rests, loads, COPY_SHARE_MIN * self._layout.chunk_bytes):
+            self._give(link, chunk, now, found)
+
+    def _load(
+        self, link: int, source: Source | None, rests: Mapping[int, int], rate_guess: float, now: float
+    ) -> Load | None:
+        """Return what a link has to do; None: it is not to be counted on."""
+        if source is not None and (source.stalled or source.refused):
+            return None
+        rate = source.rate.bytes_per_second if source is not None else None
+        has = {chunk for chunk in rests if chunk in source.have} if source is not None else set()
+        copy_seconds = None
+        lender = self._lenders.get(link)
+        if lender is not None and now >= lender.rests_until:
+            has |= lender.given.keys() & rests.keys()
+            # Only a lender that is known to be near, and how fast, may fetch what others make as well.
+            if rate is not None and lender.fetch_seconds is not None:
+                copy_seconds = lender.fetch_seconds * (1 + len(lender.awaited))
+        owed_bytes = source.outstanding_bytes if source is not None else 0
+        return Load(rate or rate_guess, owed_bytes, has, copy_seconds) if has or copy_seconds is not None else None
 
     def _judge(self, link: int, lender: _Lender, now: float) -> None:
         chunk_bytes = self._layout.chunk_bytes
@@ -152,57 +207,14 @@ class Lending:
             lender.awaited.clear()
             self._release(link)
 
-    def _for_lender(
-        self,
-        link: int,
-        lender: _Lender,
-        unopened: Bitmap,
-        open_rest: Mapping[int, int],
-        source: Source | None,
-        rate: float | None,
-        now: float,
-    ) -> list[int]:
-        fetch_seconds = lender.fetch_seconds
-        if fetch_seconds is None and lender.awaited:
-            return []  # the first one shows what it can do
-        rate = rate or RATE_GUESS
-        room_bytes = rate * (AHEAD_SECONDS + 2 * (fetch_seconds or FETCH_GUESS_SECONDS))
-        for chunk in lender.given:
-            # What others were asked for of it is not this one's to push.
-            room_bytes -= open_rest.get(chunk, 0) if chunk not in unopened else self._layout.bytes_of(chunk)
-        chunks: list[int] = []
-        free = unopened - Bitmap.of(unopened.length, self.reserved)
-        while room_bytes > 0:
-            if free:
-                chunk = free.first_from(self._rng.randrange(free.length))
-                free.discard(chunk)
-                self.reserved[chunk] = link
-                room_bytes -= self._layout.bytes_of(chunk)
-            else:
-                # Only a lender that is known to be near may fetch what others make as well.
-                shared = self._most_to_share(lender, open_rest, source) if fetch_seconds is not None else None
-                if shared is None:
-                    break
-                chunk, rest_bytes = shared
-                room_bytes -= rest_bytes // 2
-            lender.given[chunk] = now
-            lender.awaited.add(chunk)
-            chunks.append(chunk)
-            if fetch_seconds is None:
-                break
-        return chunks
-
-    def _most_to_share(
-        self, lender: _Lender, open_rest: Mapping[int, int], source: Source | None
-    ) -> tuple[int, int] | None:
-        """Return the chunk of others on which most is left to do, and how much; None when nothing is worth it."""
-        best: tuple[int, int] | None = None
-        rests = [*open_rest.items(), *((chunk, self._layout.bytes_of(chunk)) for chunk in self.reserved)]
-        for chunk, rest_bytes in rests:
-            known = chunk in lender.given or (source is not None and chunk in source.have)
-            if not known and rest_bytes >= SHARE_BYTES_MIN and (best is None or rest_bytes > best[1]):
-                best = chunk, rest_bytes
-        return best
+    def _room_seconds(self, lender: _Lender, unopened: Bitmap, open_rest: Mapping[int, int]) -> float:
+        """Return how much more it should have to push, in seconds at its rate."""
+        # What others were asked for of an open chunk is not this one's to push.
+        given_bytes = sum(
+            self._layout.bytes_of(chunk) if chunk in unopened else open_rest.get(chunk, 0) for chunk in lender.given
+        )
+        wanted_seconds = AHEAD_SECONDS + 2 * (lender.fetch_seconds or FETCH_GUESS_SECONDS)
+        return wanted_seconds - given_bytes / (lender.push_rate or RATE_GUESS)
 
     def _release(self, link: int) -> None:
         for chunk in [chunk for chunk, owner in self.reserved.items() if owner == link]:

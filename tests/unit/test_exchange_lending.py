@@ -100,13 +100,48 @@ def test_who_leaves_frees_what_it_was_given() -> None:
     assert not lending.reserved and 1 not in lending
 
 
-def test_at_the_end_lenders_share_the_chunk_on_which_most_is_left() -> None:
+def test_at_the_end_a_lender_with_nothing_to_do_gets_a_part_of_what_another_one_makes() -> None:
     lending = lending_with(1, 2)
     sources = proven(lending, (1, 2))
-    none = Bitmap(CHUNKS)
-    wanted = Bitmap.of(CHUNKS, (30, 31))
-    given = dict(lending.assign(1.0, wanted, none, {30: 400_000, 31: 900_000}, sources))
-    assert given[1][0] == given[2][0] == 31
+    sources[1].have.add(31)
+    given = lending.assign(1.0, Bitmap.of(CHUNKS, (31,)), Bitmap(CHUNKS), {31: 900_000}, sources)
+    assert given == [(2, [31])]
+    assert not lending.assign(1.1, Bitmap.of(CHUNKS, (31,)), Bitmap(CHUNKS), {31: 850_000}, sources)
+
+
+def test_nobody_gets_a_copy_as_long_as_there_is_something_nobody_has() -> None:
+    lending = lending_with(1, 2)
+    sources = proven(lending, (1, 2))
+    sources[1].have.add(31)
+    fresh = ALL - Bitmap.of(CHUNKS, (31,)) - sources[1].have - sources[2].have
+    given = [chunk for _, chunks in lending.assign(1.0, ALL, fresh, {31: 10**9}, sources) for chunk in chunks]
+    assert 2 <= len(given) == len(set(given)) and 31 not in given
+
+
+def test_the_last_ones_go_to_those_who_have_least_to_push() -> None:
+    lending = lending_with(1, 2)
+    sources = proven(lending, (1, 2))
+    last = Bitmap.of(CHUNKS, (29, 30))
+    given = dict(lending.assign(1.0, last, last, {}, sources))
+    assert sorted(given[1] + given[2]) == [29, 30] and len(given[1]) == 1
+
+
+def test_a_copy_that_would_come_too_late_is_not_fetched() -> None:
+    lending = lending_with(1, 2)
+    sources = proven(lending, (1, 2), seconds=0.4)
+    sources[1].have.add(31)
+    rests = {31: int(RATE * 0.6)}  # 0.3 seconds for two lines
+    assert not lending.assign(1.0, Bitmap.of(CHUNKS, (31,)), Bitmap(CHUNKS), rests, sources)
+
+
+def test_who_rests_gets_no_copy() -> None:
+    lending = lending_with(1, 2)
+    sources = proven(lending, (1, 2))
+    given = dict(lending.assign(0.1, ALL, ALL, {}, sources))
+    late = PATIENCE_SECONDS + 5.0
+    lending.offered(1, given[1], 0.2)
+    sources[1].have.add(31)
+    assert all(link != 2 for link, _ in lending.assign(late, ALL, Bitmap(CHUNKS), {31: 900_000}, sources))
 
 
 # --- with the picker ---
