@@ -2,8 +2,9 @@
 
 The tracker says for which job (RelayOrder), the storage node which chunks (Assign), the uploader or another holder has
 them. We take part only if one of them is on our LAN, as mDNS says: what we would fetch over the uploader's own line it
-could send to storage itself. The tracker's word makes us dial nobody but the storage node, within the budget for
-knocks (orders.py).
+could send to storage itself. Those named first are asked first; fellow relays and others whom the tracker names later,
+only when what we wait for does not come soon. The tracker's word makes us dial nobody but the storage node, within the
+budget for knocks (orders.py).
 
 What is fetched lies in a file of its own below our state, with holes where nothing was assigned; it goes when the job
 does, and when we start. It counts as held meanwhile: others may have it from us. A get of the same file on this
@@ -12,6 +13,7 @@ machine goes first: the relay makes way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +42,9 @@ RELAYS_MAX = 8
 IDLE_SECONDS_MAX = 60.0
 # Left free on our disk whatever comes: it is not even our upload.
 RESERVE_BYTES = 1 << 30
+# When nothing of what was assigned came for so long, more sources are asked. Mostly it comes sooner, and relays that
+# all dial each other in the middle of an upload have dozens of handshakes for nothing.
+HUNGRY_SECONDS = 1.0
 # Sources on the LAN that are asked at once.
 SOURCES_MAX = 8
 
@@ -51,6 +56,7 @@ class _Relay:
     sources: tuple[NodeId, ...]
     assigned: list[int] = field(default_factory=list)
     asked: set[NodeId] = field(default_factory=set)
+    fed_at: float = 0.0  # when something came, or was assigned when nothing was waited for
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
     news: trio.Event = field(default_factory=trio.Event)
@@ -187,6 +193,7 @@ class Relays:
 
         def on_verified(chunk: int, makers: Mapping[NodeId, int]) -> None:
             self._library.grow_partial(tag, chunk)
+            relay.fed_at = self._runtime.clock.monotonic()
             if self._engine.is_offered(relay.storage.peer.node, tag):
                 self._engine.gained(tag, (chunk,))
             elif relay.storage.alive:
@@ -200,7 +207,7 @@ class Relays:
         taken = Bitmap(tag.chunks)
         try:
             async with trio.open_nursery() as running:
-                running.start_soon(self._keep_asking, relay, name="sources of a relay")
+                running.start_soon(self._keep_asking, relay, swarm, name="sources of a relay")
                 running.start_soon(self._fetch, relay, swarm, name="fetch of a relay")
                 while True:
                     fresh = [chunk for chunk in relay.assigned if chunk not in taken]
@@ -208,6 +215,8 @@ class Relays:
                     if fresh and await self._has_room(manifest):
                         for chunk in fresh:
                             taken.add(chunk)
+                        if swarm.complete:
+                            relay.fed_at = self._runtime.clock.monotonic()
                         swarm.reopen(fresh)
                         relay.wake()
                     news = relay.news
@@ -234,11 +243,18 @@ class Relays:
                 log.warning("relay given up", tag=str(relay.tag), reason=str(error))
                 relay.scope.cancel()
 
-    async def _keep_asking(self, relay: _Relay) -> None:
+    async def _keep_asking(self, relay: _Relay, swarm: Swarm) -> None:
+        """Ask more sources when those that were asked do not bring what is assigned."""
         while True:
             news = relay.news
-            await self._ask_sources(relay)
-            await news.wait()
+            patience_seconds = math.inf
+            if not swarm.complete:
+                patience_seconds = relay.fed_at + HUNGRY_SECONDS - self._runtime.clock.monotonic()
+                if patience_seconds <= 0 or not swarm.sources:
+                    await self._ask_sources(relay)
+                    patience_seconds = HUNGRY_SECONDS
+            with trio.move_on_after(patience_seconds):
+                await news.wait()
 
     async def _ask_sources(self, relay: _Relay) -> None:
         async with trio.open_nursery() as dials:

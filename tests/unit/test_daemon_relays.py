@@ -98,6 +98,46 @@ async def test_a_get_of_the_same_file_goes_first(world: World, autojump_clock: o
             assert (world.folder / "got").read_bytes() == data and not len(relay.relays)
 
 
+async def test_a_relay_that_gets_what_it_waits_for_dials_nobody_else(world: World, autojump_clock: object) -> None:
+    async with world.tracker.running(), world.site.storage():
+        world.tracker.assigned = world.site.address
+        async with (
+            world.daemon("bert", lend=True, up_bytes_per_second=SLOW) as relay,
+            world.daemon("carl", lend=True, up_bytes_per_second=SLOW) as fellow,
+            world.daemon(up_bytes_per_second=SLOW) as daemon,
+        ):
+            await until(lambda: len(relay.lan.near_nodes()) == 2 and fellow.lan.near_nodes())
+            put, tag = await begin_put(world, daemon, some_bytes(SIZE_BYTES))
+            for node in (relay.node, fellow.node):
+                world.tracker.order_relay(node, tag, world.site.address, daemon.node)
+            await until(lambda: all(one.library.holding(tag) is not None for one in (relay, fellow)))
+            world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node, fellow.node)
+            await until(lambda: put.state.final)
+            assert put.pushed[relay.node] >= MIB and relay.neighbours.to(daemon.node)
+            assert relay.neighbours.to(fellow.node) is None
+
+
+async def test_a_relay_that_waits_too_long_asks_others_too(world: World, autojump_clock: object) -> None:
+    data = some_bytes(SIZE_BYTES)
+    async with world.tracker.running(), world.site.storage():
+        world.tracker.assigned = world.site.address
+        async with (
+            world.daemon("bert", lend=True) as relay,
+            world.daemon("carl", up_bytes_per_second=SLOW) as holder,
+            world.daemon(up_bytes_per_second=SLOW / 10, lan_exempt=False) as daemon,
+        ):
+            await until(lambda: len(relay.lan.near_nodes()) == 2)
+            put, tag = await begin_put(world, daemon, data)
+            copy = world.file("copy", data)
+            manifest, status = await hash_file(holder.runtime, copy)
+            await holder.library.add(manifest, copy, status, copy.name, "share")
+            world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node)
+            await until(lambda: relay.neighbours.to(daemon.node))
+            world.tracker.order_relay(relay.node, tag, world.site.address, daemon.node, holder.node)
+            await until(lambda: put.state.final)
+            assert relay.neighbours.to(holder.node) and put.pushed[relay.node] >= MIB
+
+
 async def test_a_relay_ends_with_its_link_to_storage(world: World, autojump_clock: object) -> None:
     async with (
         world.tracker.running(),
