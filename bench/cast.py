@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from support.commands import die_with_parent
 from support.processes import Program, Refused, Swarm, wait_until
 
+from bench.contest import cpu_seconds
 from bench.testbed import Testbed
 
 PUT_SECONDS_MAX = 900.0
@@ -118,6 +121,26 @@ class Cast:
     def wasted(self) -> int:
         """Return what storage received in vain."""
         return self.storage.counter("wasted_bytes")
+
+    def cpu(self) -> dict[str, float]:
+        """Return the processor seconds that each program has used so far. Soft interrupts: what the kernel does for
+        packets, for whoever runs at that moment; most of it is in the others' figures already."""
+        programs = (self.tracker, self.storage, *self.daemons.values())
+        used = {program.name: cpu_seconds(program.pid) for program in programs if program.running}
+        return used | {"soft interrupts": psutil.cpu_times().softirq}
+
+    def cpu_since(self, before: dict[str, float]) -> dict[str, float]:
+        """Return the same since it was ``before``."""
+        return {name: seconds - before.get(name, 0.0) for name, seconds in self.cpu().items()}
+
+    def keep_logs(self, folder: Path | None, scenario: str) -> None:
+        """Copy what the programs have logged to ``folder``, if there is one."""
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for program in self.swarm.programs:
+            if program.log_path.exists():
+                shutil.copy(program.log_path, folder / f"{scenario}-{program.name}.log")
 
 
 def sent_by(program: Program) -> tuple[int, int]:

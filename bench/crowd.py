@@ -7,6 +7,7 @@
     stored     seconds from the accepted command to "stored": hashing, asking, committing included
     sent       payload bytes that left each node for storage, and for other peers, in parts of the file
     wasted     bytes that storage received twice, or in vain
+    cpu        processor seconds of each program from the command on; soft interrupts: part of all of them
     free       when the uploader first heard that it may leave
 
 The medians come last, once more as rows of a table: in brackets how many runs, and their spread.
@@ -48,7 +49,11 @@ def shown(result: Result) -> str:
         for name, (to_storage, to_peers) in result.sent.items()
     )
     note = f"  [{result.note}]" if result.note else ""
-    return "  ".join(word for word in words if word) + f"\n      sent {sent}  load {result.load:.1f}{note}"
+    text = "  ".join(word for word in words if word) + f"\n      sent {sent}  load {result.load:.1f}{note}"
+    if result.cpu:
+        used = ", ".join(f"{name} {seconds:.2f}" for name, seconds in result.cpu.items())
+        text += f"\n      cpu seconds {used}"
+    return text
 
 
 def summary(results: list[Result]) -> str:

@@ -63,6 +63,7 @@ class Result:
     note: str = ""
     load: float = 0.0
     lines: str = ""
+    cpu: dict[str, float] = field(default_factory=dict)  # processor seconds of each program
 
     @property
     def ratio(self) -> float:
@@ -293,6 +294,7 @@ def _run_upswarm(run: _Run) -> Result:
             if scene.holders:
                 cast.share(scene.holders, run.file)
             run.testbed.watch()
+            cpu = cast.cpu()
             began_at = time.monotonic()
             watched = Watched(cast.daemons["uploader"], run.file)
             gets = [Got(cast.daemons[name], tag, run.folder / f"{name}.got", began_at) for name in scene.get]
@@ -335,13 +337,10 @@ def _run_upswarm(run: _Run) -> Result:
                 note=note,
                 load=os.getloadavg()[0],
                 lines=_lines(run, began_at, stored_seconds),
+                cpu=cast.cpu_since(cpu),
             )
         finally:
-            if run.options.keep_logs is not None:
-                run.options.keep_logs.mkdir(parents=True, exist_ok=True)
-                for program in cast.swarm.programs:
-                    if program.log_path.exists():
-                        shutil.copy(program.log_path, run.options.keep_logs / f"{run.scenario}-{program.name}.log")
+            cast.keep_logs(run.options.keep_logs, run.scenario)
 
 
 def _act(run: _Run, cast: Cast, watched: Watched) -> str:
@@ -490,7 +489,7 @@ def _lines(run: _Run, began_at: float, seconds: float | None) -> str:
                 text += "?"
                 continue
             counted = [sample.received[name] if received else sample.sent[name] for sample in (inside[0], inside[-1])]
-            share = (counted[1] - counted[0]) * 8 / (inside[-1].at - inside[0].at) / (mbit * 1e6)
+            share = (counted[1] - counted[0]) / (inside[-1].at - inside[0].at) / usable(mbit)
             total += share / BUCKETS
             text += "*" if share >= 0.95 else str(int(share * 10))
         shown.append(f"      {'<' if received else '>'} {name:<16} {text}  {100 * total:.1f} % of {mbit:g} Mbit/s")

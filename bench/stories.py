@@ -28,6 +28,7 @@ def many(options: Options) -> Iterator[Result]:
             for name in names[4:]:
                 cast.share_own(name, file)
         cast.share(names[4:], files[0])
+        cpu = cast.cpu()
         began_at = time.monotonic()
         puts = [Watched(cast.daemons[names[number % 4]], file) for number, file in enumerate(files)]
         for put in puts:
@@ -37,7 +38,9 @@ def many(options: Options) -> Iterator[Result]:
         note = "each stored after " + ", ".join(f"{seconds:.1f}" for seconds in times) + " s"
         stored = time.monotonic() - began_at if times[-1] < float("inf") else None
         load = os.getloadavg()[0]
-        yield Result("many", "upswarm", options.mib, bound, stored, cast.sent(), cast.wasted(), note=note, load=load)
+        cast.keep_logs(options.keep_logs, "many")
+        sent, wasted, used = cast.sent(), cast.wasted(), cast.cpu_since(cpu)
+        yield Result("many", "upswarm", options.mib, bound, stored, sent, wasted, note=note, load=load, cpu=used)
 
 
 def small(options: Options) -> Iterator[Result]:
