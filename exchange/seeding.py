@@ -45,10 +45,15 @@ HUNGRY_SECONDS = 4.0
 # waits before it asks again (book.py).
 LINGER_SECONDS = 4.0
 # While storage has us to itself, another one is invited so long after it came, and then so often, but to none of the
-# last chunks: a chunk that two lines wait for is late for all others. Who is invited has so long to ask for it.
+# last chunks: a chunk that two lines wait for is late for all others. Who asks for nothing of it, or takes nothing in,
+# for so long, has had his chance.
 FIRST_INVITED_SECONDS = 2.0
 INVITE_SECONDS = 20.0
 NONE_OF_LAST = 8
+# A file of so few chunks has hardly any but the last ones; there one is invited when storage needs so long for the rest
+# at the rate at which it fetches now.
+FEW_CHUNKS = 2 * NONE_OF_LAST
+SLOW_SECONDS = 15.0
 INVITED_SECONDS = 5.0
 # So much more has to leave with the one who was invited, or storage fills our line; else others are served so long.
 GAIN = 4 / 3
@@ -87,8 +92,10 @@ class _Spread:
     hungry: set[int] = field(default_factory=set)  # chunks that storage has asked for, and that have not left
     hungry_at: float = -math.inf  # when it came, or last asked for one
     invited: int | None = None  # the chunk that may leave beside storage's
+    invited_at: float = -math.inf  # when somebody was invited to it, or last asked for it or got some of it
     rate_before: float | None = None  # what left before its first block, bytes per second
     invite_at: float = math.inf  # when to invite the next one
+    chunk_seconds: float = 0.0  # how long what leaves now takes for a chunk
     open_until: float = -math.inf  # nobody is sent away: storage does not fill our line
 
     def disown(self, chunk: int) -> None:
@@ -99,6 +106,12 @@ class _Spread:
             self.invited = self.rate_before = None
         if owner is not None:
             self.receivers[owner].suggested.pop(chunk, None)
+
+    def disown_all(self, link: int, but: int | None = None) -> None:
+        """What a link was getting, or was suggested, is nobody's, ``but`` one chunk."""
+        for chunk in [chunk for chunk, owner in self.owners.items() if owner == link and chunk != but]:
+            self.disown(chunk)
+            self.sent_bytes.pop(chunk, None)
 
     def is_for_storage(self, now: float) -> bool:
         """Whether storage is fetching first copies from an origin, or is just about to."""
@@ -120,12 +133,15 @@ class _Spread:
         owned = set(self.owners.values())
         return link not in owned and len(owned) >= RECEIVERS_AT_ONCE
 
+    def is_slow(self) -> bool:
+        """Whether a file of few chunks takes so long that what one of the last costs is little."""
+        rest = self.left.length - len(self.left)
+        return self.left.length <= FEW_CHUNKS and rest * self.chunk_seconds > SLOW_SECONDS
+
     def is_due(self, now: float) -> bool:
         """Whether to invite somebody to fetch a chunk beside storage's."""
-        if self.invited is not None:
-            invited_at = self.receivers[self.owners[self.invited]].suggested.get(self.invited, now)
-            if now - invited_at > INVITED_SECONDS:
-                self.disown(self.invited)
+        if self.invited is not None and now - self.invited_at > INVITED_SECONDS:
+            self.disown(self.invited)
         return self.invited is None and now >= self.invite_at
 
     def claim(self, link: int, chunk: int, now: float) -> None:
@@ -196,13 +212,15 @@ class Seeding:
             spread.hungry.clear()
         if spread.is_for_storage(now) and not (apart or (owner == link and chunk == spread.invited)):
             receiver.sent_away_at = now
+            spread.disown_all(link, but=spread.invited)
             return Turn.ELSEWHERE
         if spread.lingers(receiver, chunk, now):
             return Turn.ELSEWHERE
         if owner == link:
             receiver.suggested.pop(chunk, None)
-            if chunk == spread.invited and spread.rate_before is None:
-                spread.rate_before = rate
+            if chunk == spread.invited:
+                spread.invited_at = now
+                spread.rate_before = rate if spread.rate_before is None else spread.rate_before
             return Turn.FIRST
         for old in [old for old, at in receiver.suggested.items() if now - at > PATIENCE_SECONDS]:
             spread.disown(old)
@@ -220,6 +238,10 @@ class Seeding:
         spread = self._tags.get(tag)
         if spread is None or spread.owners.get(chunk) != link:
             return
+        if chunk == spread.invited:
+            spread.invited_at = now
+        if rate > 0:
+            spread.chunk_seconds = layout.chunk_bytes / rate
         spread.sent_bytes[chunk] = spread.sent_bytes.get(chunk, 0) + size_bytes
         if spread.sent_bytes[chunk] >= layout.bytes_of(chunk):
             spread.left.add(chunk)
@@ -247,7 +269,7 @@ class Seeding:
             receiver.suggested[chunk] = now
             found.append(chunk)
             if not receiver.storage and spread.is_for_storage(now):
-                spread.invited, spread.invite_at = chunk, now + INVITE_SECONDS
+                spread.invited, spread.invited_at, spread.invite_at = chunk, now, now + INVITE_SECONDS
         return found
 
     def _ahead(self, spread: _Spread, link: int, free: int, now: float) -> int:
@@ -255,7 +277,7 @@ class Seeding:
         if spread.receivers[link].storage:
             return AHEAD
         if spread.is_for_storage(now):
-            return int(free > NONE_OF_LAST and spread.is_due(now))
+            return int((free > NONE_OF_LAST or (free > 0 and spread.is_slow())) and spread.is_due(now))
         return 0 if spread.is_crowded(link) else AHEAD
 
     def leave(self, link: int, tag: Tag) -> None:
@@ -263,10 +285,8 @@ class Seeding:
         spread = self._tags.get(tag)
         if spread is None or link not in spread.receivers:
             return
-        for chunk in [chunk for chunk, owner in spread.owners.items() if owner == link]:
-            # It may have the chunk from us or from others, or gone without it: somebody else should have it.
-            spread.disown(chunk)
-            spread.sent_bytes.pop(chunk, None)
+        # It may have its chunks from us or from others, or gone without them: somebody else should have them.
+        spread.disown_all(link)
         if spread.receivers.pop(link).storage:
             spread.hungry_at = -math.inf
         if not spread.receivers:

@@ -111,6 +111,42 @@ def test_who_asks_for_the_same_block_without_end_holds_nobody_up() -> None:
     assert last(done) <= NOT_MUCH * BOUND_SECONDS
 
 
+@pytest.mark.parametrize("mib", [8, MIBS])
+def test_storage_that_takes_a_tenth_of_the_line_leaves_the_rest_to_others(mib: int) -> None:
+    world = crowd(mib=mib, storage_down=UP / 10)
+    done = world.live(400)
+    stored_seconds = done.pop("storage")
+    assert stored_seconds <= NOT_MUCH * mib * MIB / (UP / 10)
+    # The first one is invited after two seconds, and shows after one chunk that the line was not full.
+    assert last(done) <= 1.5 * mib * MIB / UP + 8.0
+
+
+def test_who_waited_for_chunks_when_storage_came_back_is_invited_all_the_same() -> None:
+    world = crowd(storage_down=UP / 10)
+    world.at(2.0, world.kill, "storage")
+    world.at(4.0, world.start, "storage")
+    done = world.live(400)
+    del done["storage"]
+    assert last(done) <= 1.5 * BOUND_SECONDS + 10.0
+
+
+def test_who_comes_when_invited_and_freezes_does_not_keep_the_others_from_being_invited() -> None:
+    world = crowd(storage_down=UP / 10)
+
+    def freeze_who_came() -> None:
+        spread = world.uploader.seeding._tags[world.tag]
+        if spread.invited is None or spread.rate_before is None:
+            world.after(0.1, freeze_who_came)
+        else:
+            world.freeze(world.links[spread.owners[spread.invited]].receiver.name)
+
+    world.at(2.0, freeze_who_came)
+    done = world.live(400)
+    assert len(done) == 4
+    del done["storage"]
+    assert last(done) <= 1.5 * BOUND_SECONDS + 30.0, "the next one is invited twenty seconds later"
+
+
 def test_the_same_story_ends_in_the_same_way() -> None:
     ends = []
     for _ in range(2):

@@ -272,6 +272,37 @@ def test_who_is_invited_and_does_not_come_is_not_waited_for() -> None:
     assert INVITE_SECONDS > INVITED_SECONDS
 
 
+def test_who_is_invited_and_takes_nothing_in_is_not_waited_for() -> None:
+    seeding = origin()
+    (chunk,) = invited(seeding)
+    assert seeding.asked(ONE, LONG, chunk, INVITING) is Turn.FIRST
+    seeding.sent(ONE, LONG, chunk, MIB, LONG_LAYOUT, INVITING + INVITE_SECONDS - INVITED_SECONDS, rate=1e6)
+    assert invited(seeding, INVITING + INVITE_SECONDS, OTHER) == [], "it is slow, and goes on"
+    assert len(invited(seeding, INVITING + INVITE_SECONDS + 0.1, OTHER)) == 1
+
+
+def test_who_is_sent_away_keeps_nothing_back_and_may_be_invited() -> None:
+    seeding = origin()
+    assert seeding.asked(ONE, LONG, 5, LATER) is Turn.FIRST, "storage does not want it yet"
+    assert len(seeding.suggestions(ONE, LONG, Bitmap.full(MANY), LATER)) == AHEAD
+    seeding.asked(STORAGE, LONG, 60, INVITING)
+    assert seeding.asked(ONE, LONG, 5, INVITING) is Turn.ELSEWHERE
+    assert set(seeding._tags[LONG].owners) == {60}
+    assert len(invited(seeding)) == 1
+
+
+@pytest.mark.parametrize(("rate", "chunks"), [(MIB / 2, 1), (2 * MIB, 0)])
+def test_of_a_file_of_few_chunks_somebody_gets_one_when_storage_takes_long(rate: float, chunks: int) -> None:
+    tag, layout = Tag(b"s" * 32, NONE_OF_LAST), Layout.of_size(NONE_OF_LAST * MIB)
+    seeding = Seeding(random.Random(1))
+    for link in (STORAGE, ONE, OTHER):
+        seeding.join(link, tag, 0.0, storage=link == STORAGE, origin=True)
+    seeding.asked(STORAGE, tag, 0, INVITING)
+    seeding.sent(STORAGE, tag, 0, MIB // 2, layout, INVITING, rate=rate)
+    assert len(seeding.suggestions(ONE, tag, Bitmap.full(NONE_OF_LAST), INVITING)) == chunks
+    assert seeding.suggestions(OTHER, tag, Bitmap.full(NONE_OF_LAST), INVITING) == [], "one at a time"
+
+
 def test_nobody_is_invited_to_one_of_the_last_chunks() -> None:
     seeding = origin()
     seeding.asked(STORAGE, LONG, 60, INVITING)
