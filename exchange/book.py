@@ -66,10 +66,13 @@ class Book:
 
     # --- sources ---
 
-    def add_source(self, source: int, node: NodeId, have: Bitmap, now: float, lane: Lane | None = None) -> None:
-        """A link offers ``have``. ``lane``: what it owes over all tags, if it is asked for others too."""
+    def add_source(
+        self, source: int, node: NodeId, have: Bitmap, now: float, lane: Lane | None = None, *, near: bool = False
+    ) -> None:
+        """A link offers ``have``. ``lane``: what it owes over all tags, if it is asked for others too; ``near``: it
+        leads to a node on our LAN."""
         assert source not in self._sources
-        self._sources[source] = Source(source, node, have.copy(), now, lane or Lane())
+        self._sources[source] = Source(source, node, have.copy(), now, lane or Lane(), near)
         self._levels = None
 
     def remove_source(self, source: int) -> None:

@@ -9,6 +9,7 @@ worth in each round trip, is found to be slower than it was, is asked for less, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -31,6 +32,10 @@ _PIPELINE_BYTES_MAX = 16 * MIB
 # with each round trip, until answers take so many times the shortest: then requests wait at the sender.
 _PIPELINE_BYTES_FIRST = 8 * CELL_BYTES
 _RAMP_RESPONSES = 1.5
+# From a node on our LAN that alone has what we want: there it takes milliseconds for so much, and one round trip after
+# the other would be most of the time in which a relay has nothing to pass on.
+_PIPELINE_BYTES_FIRST_NEAR = 4 * MIB
+_BLOCK_CELLS_FIRST_NEAR = 8
 _SHARE_ASKED_FOR = 0.5
 # A block should take about this long, between one cell and 2 MiB: each costs both sides the same work, however large.
 _BLOCK_SECONDS = 0.05
@@ -50,6 +55,7 @@ class Source:
     have: Bitmap
     progress_at: float  # when it last delivered, or was first asked after having had nothing to do
     lane: Lane = field(default_factory=Lane)
+    near: bool = False  # it is on our LAN
     outstanding: dict[tuple[int, int], Request] = field(default_factory=dict)  # by chunk and offset, oldest first
     outstanding_bytes: int = 0
     cells: dict[int, int] = field(default_factory=dict)  # chunk -> cells that are outstanding, void ones too
@@ -110,12 +116,13 @@ class Source:
         self.stalled = self.refused = False
 
     def pipeline_bytes(self, seconds_left: float) -> int:
-        """Return how much may be outstanding, if everything from everybody takes ``seconds_left`` more."""
+        """Return how much may be outstanding, if everything from everybody takes ``seconds_left`` more; infinity:
+        nobody else could take a share of it."""
         if self.stalled or self.refused:
             return CELL_BYTES
         rate = self.rate.bytes_per_second
         if rate is None:
-            return _PIPELINE_BYTES_FIRST
+            return _PIPELINE_BYTES_FIRST_NEAR if self.near and seconds_left == math.inf else _PIPELINE_BYTES_FIRST
         response_seconds = self.response_seconds()
         seconds = 1.25 * response_seconds + _SPARE_SECONDS
         seconds = min(max(seconds, _PIPELINE_SECONDS_MIN), _PIPELINE_SECONDS_MAX)
@@ -129,8 +136,10 @@ class Source:
     def block_cells(self) -> int:
         """Return how many cells one request should have."""
         rate = self.rate.bytes_per_second
-        if rate is None or self.stalled:
+        if self.stalled:
             return 1
+        if rate is None:
+            return _BLOCK_CELLS_FIRST_NEAR if self.near else 1
         return int(min(max(rate * _BLOCK_SECONDS / CELL_BYTES, 1), _BLOCK_CELLS_MAX))
 
     def response_seconds(self) -> float:

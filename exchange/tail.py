@@ -13,6 +13,7 @@ through all others' requests was most of the time spent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from exchange.assembly import CELL_BYTES
@@ -34,22 +35,25 @@ _ALLOWANCE_BYTES_MIN = 4 * CELL_BYTES
 class Tail:
     """The expectations of all sources, latest first."""
 
-    __slots__ = ("_allowance_bytes", "_latest", "_made_at", "_rate", "_rate_until")
+    __slots__ = ("_allowance_bytes", "_alone", "_latest", "_made_at", "_rate", "_rate_until")
 
     def __init__(self, size_bytes: int) -> None:
         self._latest: list[tuple[float, Source, Request]] = []
         self._made_at = float("-inf")
         self._rate = 1.0
+        self._alone = False
         self._rate_until = float("-inf")
         self._allowance_bytes = max(_ALLOWANCE_BYTES_MIN, int(size_bytes * _ALLOWANCE_SHARE))
 
     def seconds_left(self, size_bytes: int, sources: Iterable[Source], now: float) -> float:
-        """Return how long all sources that deliver take for ``size_bytes`` together."""
+        """Return how long all sources that deliver take for ``size_bytes`` together. Infinity if that is one only:
+        it has nobody to share with, and needs nothing held back for that."""
         if now > self._rate_until:
             rates = [source.expected_rate() for source in sources if not source.stalled]
             self._rate = max(1.0, sum(rates))
+            self._alone = len(rates) == 1
             self._rate_until = now + len(rates) * _RATE_SECONDS_PER_SOURCE
-        return size_bytes / self._rate
+        return math.inf if self._alone else size_bytes / self._rate
 
     def later_than(
         self,

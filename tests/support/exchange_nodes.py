@@ -72,7 +72,7 @@ class Shelf:
         self.files: dict[Tag, tuple[Manifest, bytes, Bitmap]] = {}
         self.lies = False
         self.away = 0  # so many reads find the store away
-        self.reads = 0
+        self.read_bytes = 0
 
     def put(self, data: bytes, chunks: list[int] | None = None) -> Manifest:
         manifest = manifest_of(data)
@@ -90,7 +90,7 @@ class Shelf:
         return known[0] if known else None
 
     async def read_block(self, tag: Tag, chunk: int, offset: int, target: memoryview) -> None:
-        self.reads += 1
+        self.read_bytes += len(target)
         if tag not in self.files:
             raise ChunkMissing("gone")
         if self.away:

@@ -71,6 +71,27 @@ class Receiver:
         raise AssertionError(f"never completes: {self.picker.wanted}")
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_at_the_end_something_is_held_back_only_from_who_could_share_it(others: int) -> None:
+    receiver = Receiver(chunks=4, cells=32)
+    sources = range(1, 2 + others)
+    for source in sources:
+        receiver.join(source, NodeId(f"node{source}"))
+
+    def left_bytes() -> int:
+        wanted = receiver.picker.wanted
+        return sum(receiver.layout.bytes_of(chunk) - receiver.picker.came_bytes(chunk) for chunk in wanted)
+
+    while left_bytes() > receiver.layout.size_bytes / 2:
+        for source in sources:
+            receiver.pick(source)
+            receiver.now += 0.001
+            receiver.deliver(source)
+    receiver.pick(1)
+    asked_bytes = sum(pick.length for pick in receiver.asked[1])
+    assert asked_bytes == left_bytes() if not others else 0 < asked_bytes < left_bytes() / 2
+
+
 def test_who_has_the_last_chunks_alone_is_asked_for_enough_however_many_others_there_are() -> None:
     """Storage in a crowd: what is left only the uploader has, and two hundred others have what storage has, too."""
     receiver = Receiver(20, cells=16)

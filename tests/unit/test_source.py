@@ -69,3 +69,12 @@ def test_who_has_stalled_is_asked_for_one_cell() -> None:
     source = served(10e6, 0.01, 1.0)
     source.stalled = True
     assert source.pipeline_bytes(math.inf) == CELL_BYTES and source.block_cells() == 1
+
+
+def test_who_is_near_and_alone_is_asked_for_megabytes_at_once() -> None:
+    near = Source(1, node("near"), Bitmap.full(8), 0.0, near=True)
+    far = Source(2, node("far"), Bitmap.full(8), 0.0)
+    assert near.pipeline_bytes(math.inf) == 4 * MIB and near.block_cells() == 8
+    # What others could give as well is not all asked of the first.
+    assert near.pipeline_bytes(10.0) == far.pipeline_bytes(10.0) == far.pipeline_bytes(math.inf) == 8 * CELL_BYTES
+    assert far.block_cells() == 1
