@@ -31,10 +31,17 @@ GROUP_MAX = 64
 def _turned(error: apsw.Error, path: Path) -> Exception | None:
     """Return what ``error`` is to the caller; None for a bug of ours, which is let fall as it is."""
     if isinstance(error, apsw.FullError):
-        return StorageFull(f"{path.name}: {error}")
+        return StorageFull(f"{path}: {error}")
     if isinstance(error, apsw.ConstraintError | apsw.SQLError | apsw.BindingsError | apsw.MisuseError):
         return None
-    return StorageBroken(f"{path.name}: {error}")
+    return StorageBroken(f"{path}: {error}")
+
+
+def _unusable(error: apsw.Error, path: Path) -> ConfigError:
+    """Return what the operator hears of a database that cannot be opened: how to get at it, or that it is damaged."""
+    if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):
+        return ConfigError(f"{path}: cannot be used ({error}); let this user read and write it and its folder")
+    return ConfigError(f"{path}: not usable as a database ({error}); restore it or move it away")
 
 
 class _Asked(Generic[T]):
@@ -68,7 +75,7 @@ class SqliteDatabase:
         """Open or create ``path`` and run ``schema``.
 
         Raises:
-            ConfigError: it is no database, or damaged; the operator must look.
+            ConfigError: it is no database, damaged, or we may not write to it; the operator must look.
             StorageFull, StorageBroken: the disk under it has no room, or fails.
         """
 
@@ -83,19 +90,26 @@ class SqliteDatabase:
                 # Where it cannot, SQLite keeps another mode without a word, and synchronous=FULL promises less there.
                 mode = connection.pragma("journal_mode", "wal")
                 if mode != "wal":
-                    raise apsw.CantOpenError(f"no write-ahead log on this file system (journal_mode={mode})")
+                    raise ConfigError(
+                        f"{path}: no write-ahead log on this file system (journal_mode={mode}); a local disk has one"
+                    )
+                if connection.readonly("main"):
+                    # SQLite opens what it may only read, and says so at the first write.
+                    raise apsw.ReadOnlyError("it can only be read")
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute("PRAGMA foreign_keys=ON")
                 # All DDL at once, so that a crash leaves all tables or none.
                 with connection:
                     connection.execute(schema)
-            except apsw.Error as error:
+            except (apsw.Error, ConfigError) as error:
                 if connection is not None:
                     connection.close(True)
+                if isinstance(error, ConfigError):
+                    raise
                 if isinstance(error, apsw.FullError | apsw.IOError):
                     # The disk's fault, not the file's: nobody must be told to move it away.
                     raise _turned(error, path) or error from error
-                raise ConfigError(f"{path}: not usable as a database ({error}); restore it or move it away") from error
+                raise _unusable(error, path) from error
             return connection
 
         return cls(await run_sync(prepare), path, run_sync)

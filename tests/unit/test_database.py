@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -174,9 +175,26 @@ async def test_what_is_no_database_is_the_operators_to_mend(runtime: Runtime, tm
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"things\.db: not usable as a database"):
         await runtime.open_database(path, SCHEMA)
-    with pytest.raises(ConfigError, match="not usable"):
+    with pytest.raises(ConfigError, match=r"cannot be used.*folder"):
         await runtime.open_database(tmp_path / "no folder" / "things.db", SCHEMA)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+async def test_what_may_only_be_read_is_the_operators_to_open_and_not_to_move_away(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    path = tmp_path / "things.db"
+    with contextlib.closing(apsw.Connection(str(path))) as before:
+        before.pragma("journal_mode", mode)
+        before.execute(SCHEMA)
+    connect = apsw.Connection
+    monkeypatch.setattr(  # as for a user who may not write to it; root always may
+        apsw, "Connection", lambda name, vfs: connect(name, flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
+    )
+    with pytest.raises(ConfigError, match="let this user read and write it") as refused:
+        await runtime.open_database(path, SCHEMA)
+    assert str(path) in str(refused.value) and "move" not in str(refused.value)
 
 
 async def test_a_schema_that_fails_leaves_no_table(runtime: Runtime, tmp_path: Path) -> None:
