@@ -7,7 +7,7 @@ who has the rest has been seen for a while. The part file stays: a later get goe
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -36,7 +36,7 @@ from protocol.errors import (
 from protocol.ids import NodeAddress, NodeId, Tag
 from protocol.limits import MIB
 from protocol.manifest import Manifest
-from runtime.seam import Runtime
+from runtime.seam import Disk, Runtime
 
 log = structlog.get_logger()
 
@@ -85,7 +85,11 @@ class Fetching:
         get.note = ""
         await self._make_way(manifest.tag)
         with _writing(get.part):
-            spool = await Spool.open(self.runtime, get.part, manifest)
+            try:
+                spool = await Spool.open(self.runtime, get.part, manifest)
+            except StorageError:
+                await self.runtime.run_sync(_remove_empty, self.runtime.disk, get.part)
+                raise
         try:
             fetch = _Fetch(self, get, manifest, spool, save)
             await fetch.begin()
@@ -311,6 +315,13 @@ class _Fetch:
             if (chunk, True) not in judged:
                 return
             self._take(chunk)
+
+
+def _remove_empty(disk: Disk, part: Path) -> None:
+    """Leave no file behind that was to be written and has got nothing, because there was no room at all."""
+    with suppress(OSError, StorageError):
+        if disk.status(part).size_bytes == 0:
+            disk.remove(part)
 
 
 class _writing:

@@ -157,13 +157,17 @@ def update_get(cursor: Any, row: tuple[Any, ...]) -> None:
     )
 
 
-def read_gets(cursor: Any) -> list[Get]:
-    """Return all gets that are remembered, oldest first; forget the oldest finished ones."""
+def forget_gets(cursor: Any) -> None:
+    """Forget the oldest finished gets."""
     cursor.execute(
         "DELETE FROM gets WHERE state IN ('done', 'failed', 'cancelled') AND id NOT IN"
         " (SELECT id FROM gets WHERE state IN ('done', 'failed', 'cancelled') ORDER BY id DESC LIMIT ?)",
         (FINISHED_MAX,),
     )
+
+
+def read_gets(cursor: Any) -> list[Get]:
+    """Return all gets that are remembered, oldest first."""
     return [
         _get_of(row)
         for row in cursor.execute(

@@ -19,11 +19,22 @@ import trio
 
 from daemon.events import Events
 from daemon.fetching import Fetching
-from daemon.getrecord import FINISHED_MAX, Get, GetState, durable_chunks, insert_get, read_gets, row_of_get, update_get
+from daemon.getrecord import (
+    FINISHED_MAX,
+    Get,
+    GetState,
+    durable_chunks,
+    forget_gets,
+    insert_get,
+    read_gets,
+    row_of_get,
+    update_get,
+)
 from daemon.holders import Holders, Located
 from daemon.library import Library
 from daemon.naming import part_path
 from daemon.placing import choose_target, exists_error, is_there, place
+from daemon.tidying import tidy
 from protocol.bitmap import Bitmap
 from protocol.errors import CommandError, LinkLost, NotFound, SizeRefuted, StorageError, StorageFull
 from protocol.ids import Tag
@@ -67,7 +78,8 @@ class Gets:
 
     async def load(self) -> None:
         """Read what was begun in earlier lives."""
-        for get in await self._database.transaction(read_gets):
+        await tidy(self._database, forget_gets)
+        for get in await self._database.read(read_gets):
             self._gets[get.number] = get
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -23,6 +23,7 @@ from daemon import filerows
 from daemon.filerows import FileRow, KnownFile, Origin, path_of, status_of
 from daemon.known import KnownFiles
 from daemon.openfiles import OpenFiles
+from daemon.tidying import tidy
 from exchange.engine import Held
 from protocol import messages as m
 from protocol.bitmap import Bitmap
@@ -77,7 +78,7 @@ class Library:
     @classmethod
     async def open(cls, runtime: Runtime, database: Database) -> Library:
         """Read what we hold. Whether it is still so, ``look`` finds out; until then a read does."""
-        await database.transaction(filerows.delete_spare_manifests)
+        await tidy(database, filerows.delete_spare_manifests)
         return cls(runtime, database, KnownFiles(await database.read(filerows.read_files)))
 
     async def look(self) -> None:

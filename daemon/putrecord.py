@@ -181,13 +181,17 @@ def update_put(cursor: Any, row: tuple[Any, ...]) -> None:
     )
 
 
-def read_puts(cursor: Any) -> list[Put]:
-    """Return all puts that are remembered, oldest first; forget the oldest finished ones."""
+def forget_puts(cursor: Any) -> None:
+    """Forget the oldest finished puts."""
     cursor.execute(
         "DELETE FROM puts WHERE state IN ('stored', 'failed', 'cancelled') AND id NOT IN"
         " (SELECT id FROM puts WHERE state IN ('stored', 'failed', 'cancelled') ORDER BY id DESC LIMIT ?)",
         (FINISHED_MAX,),
     )
+
+
+def read_puts(cursor: Any) -> list[Put]:
+    """Return all puts that are remembered, oldest first."""
     return [
         _put_of(row)
         for row in cursor.execute(
@@ -212,6 +216,7 @@ def _put_of(whole: tuple[Any, ...]) -> Put:
     put.bytes_total = size_bytes or 0
     if put.state is PutState.STORED:
         put.bytes_hashed = put.bytes_stored = put.bytes_total
+        put.safe = True
     return put
 
 

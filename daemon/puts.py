@@ -23,7 +23,8 @@ from daemon.events import Events
 from daemon.hashing import FileChanged, hash_file
 from daemon.library import Library
 from daemon.neighbours import Neighbours
-from daemon.putrecord import FINISHED_MAX, Put, PutState, insert_puts, read_puts, row_of_put, update_put
+from daemon.putrecord import FINISHED_MAX, Put, PutState, forget_puts, insert_puts, read_puts, row_of_put, update_put
+from daemon.tidying import tidy
 from protocol import messages as m
 from protocol.errors import (
     ChunkMissing,
@@ -109,7 +110,8 @@ class Puts:
 
     async def load(self) -> None:
         """Read what was begun in earlier lives."""
-        for put in await self._database.transaction(read_puts):
+        await tidy(self._database, forget_puts)
+        for put in await self._database.read(read_puts):
             self._puts[put.number] = put
         await self._sweep_sealed()
 

@@ -15,10 +15,11 @@ import exchange.spool
 from daemon.app import Daemon
 from daemon.getrecord import Get, GetState
 from daemon.hashing import hash_file
-from protocol.errors import CommandError, LinkLost, NotFound
+from protocol.errors import CommandError, LinkLost, NotFound, StorageFull
 from protocol.ids import NodeAddress, Role, Tag
 from protocol.limits import MIB
 from runtime.discovery import LanNode
+from runtime.real import RealFile
 
 
 @pytest.fixture
@@ -342,6 +343,28 @@ async def test_a_cancelled_get_leaves_nothing_behind(world: World, autojump_cloc
         await trio.sleep(5)
         assert not list((world.folder / "in").iterdir())
         assert bert.library.holding(tag) is None
+
+
+async def test_a_get_for_which_there_is_no_room_at_all_leaves_nothing_behind(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = some_bytes(2 * MIB)
+    async with world.tracker.running(), world.daemon("anna") as anna, world.daemon("bert") as bert:
+        await connected(anna)
+        await connected(bert)
+        tag = await share(world, anna, world.file("film", data))
+        target = world.folder / "in" / "copy"
+
+        def refuse(self: RealFile, size_bytes: int) -> None:
+            raise StorageFull("resize: No space left on device")
+
+        with monkeypatch.context() as full:
+            full.setattr(RealFile, "resize", refuse)
+            get = await ended(bert, await bert.gets.get(tag, "", target))
+        assert get.state is GetState.FAILED and get.error is not None and get.error.exit_code == 9
+        assert not list(target.parent.iterdir())
+        again = await ended(bert, await bert.gets.get(tag, "", target))
+        assert again.state is GetState.DONE and target.read_bytes() == data
 
 
 async def test_the_tracker_may_come_back_with_an_empty_mind(world: World, autojump_clock: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,9 +13,12 @@ from support.storage_node import manifest_of, some_bytes
 
 from daemon.app import Daemon
 from daemon.putrecord import Put, PutState
+from daemon.records import DATABASE_NAME
 from protocol import messages as m
+from protocol.errors import StorageFull
 from protocol.ids import NodeAddress, Role
 from protocol.limits import MIB
+from runtime.database import SqliteDatabase
 from runtime.link import Link
 
 
@@ -265,3 +270,26 @@ async def test_without_a_storage_node_a_put_waits_and_says_why(world: World, aut
         async with world.site.storage():
             world.tracker.assigned = world.site.address
             assert (await ended(daemon, put)).state is PutState.STORED
+
+
+async def test_a_daemon_starts_though_its_disk_is_full_and_says_what_is_safe(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.running():
+        async with world.daemon() as daemon:
+            await ended(daemon, await daemon.puts.put(world.file("film", some_bytes(1000)), "film"))
+        transaction = SqliteDatabase.transaction
+        refused: list[str] = []
+
+        async def refuse(self: SqliteDatabase, work: Callable[[Any], Any]) -> Any:
+            if self._path.name == DATABASE_NAME and work.__name__.startswith(("forget_", "delete_")):
+                refused.append(work.__name__)
+                raise StorageFull("daemon.db: database or disk is full")
+            return await transaction(self, work)
+
+        monkeypatch.setattr(SqliteDatabase, "transaction", refuse)
+        async with world.daemon() as daemon:
+            (put,) = daemon.puts.all()
+            assert put.state is PutState.STORED and put.progress(0.0)["safe"]
+        monkeypatch.undo()
+        assert set(refused) >= {"forget_puts", "forget_gets", "delete_spare_manifests"}
