@@ -114,8 +114,14 @@ def write_error(error: StorageError, path: Path) -> CommandError:
     (A database that cannot be written is another matter: StorageBroken passes through there.)
     """
     if isinstance(error, StorageFull):
-        return CommandError("no-space", f"no room for {path}: {error}; the same get goes on when there is", 9)
-    return CommandError("cannot-write", f"cannot write {path}: {error}", 1)
+        return CommandError("no-space", f"no room for {path}: {_why(error)}; the same get goes on when there is", 9)
+    return CommandError("cannot-write", f"cannot write {path}: {_why(error)}", 1)
+
+
+def _why(error: StorageError | OSError) -> str:
+    """Return what the system said of a path that is named already."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return (isinstance(cause, OSError) and cause.strerror) or str(error)
 
 
 def _kind(disk: Disk, path: Path) -> str | None:
@@ -147,4 +153,6 @@ def _make_folder(disk: Disk, path: Path) -> None:
         # The user's, like the file that comes into it.
         disk.make_folder(path, public=True)
     except (StorageError, OSError) as error:
-        raise CommandError("cannot-write", f"{path}: the folder cannot be made: {error}", 1) from error
+        if isinstance(error.__cause__, FileExistsError | NotADirectoryError):
+            raise CommandError("in-the-way", f"{path}: a file is in the way of this folder; say -o PATH", 6) from error
+        raise CommandError("cannot-write", f"{path}: the folder cannot be made: {_why(error)}", 1) from error

@@ -65,6 +65,7 @@ class Watching:
         self._settling: dict[Path, Settling] = {}
         self._busy: set[Path] = set()
         self._trouble: dict[Path, str] = {}
+        self._refused: dict[Path, str] = {}  # files whose last put has failed, and why
         self._no_room = ""  # why nothing can be written down; puts wait then
         self._news = trio.Event()
         self._changed = trio.Event()
@@ -136,7 +137,7 @@ class Watching:
                 "done": sum(path.is_relative_to(folder) for path in self._done),
                 "settling": self._settling[folder].waiting(self._busy, self._done) if folder in self._settling else 0,
                 "putting": sum(path.is_relative_to(folder) for path in self._busy),
-                "trouble": self._trouble.get(folder, ""),
+                "trouble": self._trouble.get(folder, "") or self._refusal(folder),
             }
             for folder in self.folders
         ]
@@ -168,6 +169,8 @@ class Watching:
             self._say(folder, (isinstance(error, OSError) and error.strerror) or str(error))
             return False
         self._say(folder, self._no_room)
+        for path in [path for path in self._refused if path.is_relative_to(folder) and path not in found]:
+            del self._refused[path]
         await self._forget([path for path in gone if path not in self._busy])
         for path, status in found.items():
             if self._done.get(path) == status:
@@ -228,6 +231,7 @@ class Watching:
             self._no_room = ""
             await self._puts.wait(put, "stored", _nothing)
             if put.state is PutState.FAILED:
+                self._refused[path] = put.error.sentence if put.error is not None else "failed"
                 settling.again(path, trio.current_time(), FAILED_SECONDS)
             else:
                 # Stored; or somebody cancelled it, and means it.
@@ -244,6 +248,7 @@ class Watching:
     async def _remember(self, path: Path, status: FileStatus) -> None:
         # Also when it cannot be written down: then the next life puts it again, which sends nothing.
         self._done[path] = status
+        self._refused.pop(path, None)
         row = (bytes(path), json.dumps([getattr(status, key) for key in FileStatus.__slots__]))
         await self._write("INSERT OR REPLACE INTO watch_done VALUES (?, ?)", [row])
 
@@ -259,6 +264,10 @@ class Watching:
             await self._database.transaction(lambda cursor: cursor.executemany(statement, rows))
         except StorageFull as error:
             log.warning("not written down what was done with watched files", reason=str(error))
+
+    def _refusal(self, folder: Path) -> str:
+        refused = [reason for path, reason in self._refused.items() if path.is_relative_to(folder)]
+        return "; ".join([*refused[:1], *([f"and {len(refused) - 1} more"] if refused[1:] else [])])
 
     def _say(self, folder: Path, trouble: str) -> None:
         if trouble and self._trouble.get(folder) != trouble:

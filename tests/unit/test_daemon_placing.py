@@ -47,3 +47,11 @@ async def test_folders_on_the_way_are_the_users_like_the_file(tmp_path: Path) ->
         os.umask(mask)
     assert target == tmp_path / "films/cut/a.mov"
     assert [folder.stat().st_mode & 0o777 for folder in (target.parent, target.parent.parent)] == [0o755, 0o755]
+
+
+async def test_a_file_that_is_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "film").write_bytes(b"")
+    for wanted in (tmp_path / "film" / "x", tmp_path / "film" / "y" / "x"):
+        with pytest.raises(CommandError, match=r"a file is in the way of this folder; say -o PATH$") as refused:
+            await choose_target(real_runtime(), wanted, tmp_path, "plain", TAG)
+        assert refused.value.exit_code == 6

@@ -20,7 +20,7 @@ from protocol.errors import CommandError, ConfigError, NotFound, StorageFull
 from runtime.database import SqliteDatabase
 from runtime.places import Places
 from runtime.real import RealDisk
-from runtime.seam import FileStatus
+from runtime.seam import File, FileStatus
 
 
 @pytest.fixture
@@ -186,6 +186,36 @@ async def test_a_full_disk_of_our_own_ends_nothing(
             await until(lambda: "full" in daemon.watching.to_json()[0]["trouble"])
             assert daemon.watching.to_json()[0]["done"] == 1
         await until(lambda: stored(daemon) == ["deleted", "early", "late"])
+        await until(lambda: daemon.watching.to_json()[0]["trouble"] == "")
+
+
+async def test_files_that_cannot_be_put_are_told_of_until_they_can(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.folder / "watched"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        (folder / name).write_bytes(name.encode())
+    locked = {folder / "b", folder / "c"}
+    open_below = RealDisk.open_below
+
+    def open_what_is_not_locked(self: RealDisk, below: Path, path: Path) -> File:
+        if path in locked:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_below(self, below, path)
+
+    monkeypatch.setattr(RealDisk, "open_below", open_what_is_not_locked)
+    async with world.running(), world.daemon(watch=(folder,)) as daemon:
+        await until(lambda: "may not read it" in daemon.watching.to_json()[0]["trouble"])
+        await until(lambda: daemon.watching.to_json()[0]["trouble"].endswith("; and 1 more"))
+        (folder / "b").unlink()
+        await until(
+            lambda: daemon.watching.to_json()[0]["trouble"].endswith(
+                "c: the daemon may not read it (Permission denied)"
+            )
+        )
+        locked.clear()
+        await until(lambda: stored(daemon) == ["a", "c"])
         await until(lambda: daemon.watching.to_json()[0]["trouble"] == "")
 
 
