@@ -18,6 +18,7 @@ import trio
 from exchange.budget import Budget
 from exchange.buffers import BufferPool
 from exchange.courtesy import LOOK_SECONDS, Courtesy, Look
+from exchange.flow import Flow
 from exchange.lines import Lines
 from exchange.seeding import Seeding, Turn
 from exchange.session import Session
@@ -95,7 +96,8 @@ class EngineStatistics:
 
 class Engine:
     """See the module. Budgets are bytes per second; None is no cap, 0 lets nothing pass. ``wide``: our line is wider
-    than those of who fetches from us, so that nobody waits for what another one had from us already."""
+    than those of who fetches from us, so that nobody waits for what another one had from us already, unless hardly more
+    leaves us than what comes."""
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class Engine:
         self.receiving = BufferPool(RECEIVING_BYTES_MAX)
         self.sending = BufferPool(SENDING_BYTES_MAX)
         self.received_bytes = 0
+        self._arriving = Flow(runtime.clock.monotonic())
         self.wasted_bytes = 0
         self._down = Budget(None, runtime.clock.monotonic())
         self._own_at: dict[int, float] = {}  # when a link last asked for, or was sent, something of our user's
@@ -354,6 +357,11 @@ class Engine:
         if not self._is_exempt(link):
             self._down.spend(size_bytes, self.now())
 
+    def received(self, size_bytes: int) -> None:
+        """The bytes of a block have come, of use or not."""
+        self.received_bytes += size_bytes
+        self._arriving.left(size_bytes, self.now())
+
     def _is_exempt(self, link: int) -> bool:
         return self._apart and self.uplink.is_near(link)
 
@@ -368,7 +376,7 @@ class Engine:
         if turn is Turn.ELSEWHERE:
             return turn
         (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = now
-        again = turn is Turn.AGAIN and not self._wide
+        again = turn is Turn.AGAIN and not (self._wide and self.uplink.outruns(self._arriving.rate(now), now))
         return turn if self.uplink.add(session.number, wanted, purpose, again=again) else None
 
     def sent(self, session: Session, wanted: Wanted, size_bytes: int) -> None:

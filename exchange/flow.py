@@ -19,6 +19,9 @@ _FULL_SHARE = 0.75
 # otherwise be held at this share of what it carries.
 _BUSY_SHARE = 0.95
 _KNOWN_SECONDS = 0.2
+# Two copies can leave of what comes. A little less may be measured; but of a line that carries one, kernels take more
+# than that at first.
+_OUTRUN_SHARE = 1.85
 
 
 class Flow:
@@ -86,6 +89,10 @@ class Flow:
     def is_full(self, now: float) -> bool:
         """Whether as much leaves as the line is known to carry. While nothing is known: yes."""
         return self.rate(now) >= _FULL_SHARE * self._best_now(now) and self.busy_share(now) >= _BUSY_SHARE
+
+    def outruns(self, rate: float, now: float) -> bool:
+        """Whether clearly more than ``rate`` bytes per second can leave. While nothing is known: yes."""
+        return not self._best or self._best_now(now) > _OUTRUN_SHARE * rate
 
     def _best_now(self, now: float) -> float:
         return self._best * math.pow(0.5, (now - self._best_at) / _HALF_LIFE_SECONDS)

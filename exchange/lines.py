@@ -115,6 +115,10 @@ class Lines:
         """See ``Uplink.is_idle``: of the line to the outside."""
         return self._line.is_idle(now)
 
+    def outruns(self, rate: float, now: float) -> bool:
+        """See ``Uplink.outruns``: of the line to the outside."""
+        return self._line.outruns(rate, now)
+
     def room_seconds(self, purpose: Purpose, now: float) -> float:
         """See ``Uplink.room_seconds``. What does not go over a link leaves by the line."""
         return self._line.room_seconds(purpose, now)

@@ -17,6 +17,10 @@ A suggestion is a hint. Who does not follow it (it has the chunk from elsewhere,
 ever, and what it was suggested is another's; but what storage was suggested stays storage's. What is asked for again
 all the same, uplink.py serves after the rest; but for storage, which chooses by what all others offer.
 
+What storage has had from us is no business of ours any more: whoever asks us for it is told to ask elsewhere, and waits
+for our line no longer, which is narrow and would be another one's. Unless nobody there gives it to him: we remember one
+chunk that he was sent away for, suggest it after a while, and if he asks for it then, he is served.
+
 Considered: telling each receiver of a part of our chunks only (super-seeding, BEP 16). Then a receiver that cannot use
 what it was told of waits for us, and our line idles; libtorrent's takes 1.43 to 3.5 times the bound. And to let the
 others wait instead of sending them away: what they have asked us for they do not ask anybody else for.
@@ -41,9 +45,10 @@ PATIENCE_SECONDS = 1.0
 RECEIVERS_AT_ONCE = 8
 # A storage node that has not got what it asked for, and asks for nothing else for so long, has stopped fetching.
 HUNGRY_SECONDS = 4.0
-# Who was sent away is not given for so long what storage has had from us: storage passes it on. Longer than such a one
-# waits before it asks again (book.py).
+# What storage has had from us it passes on, and whoever asks us for it is told to ask there. Who still lacks a chunk so
+# long after he was sent away for it, and so many times what a chunk takes on our line, does not get it there.
 LINGER_SECONDS = 4.0
+LINGER_CHUNKS = 4
 # While storage has us to itself, another one is invited so long after it came, and then so often, but to none of the
 # last chunks: a chunk that two lines wait for is late for all others. Who asks for nothing of it, or takes nothing in,
 # for so long, has had his chance.
@@ -71,7 +76,9 @@ class Turn(Enum):
 @dataclass(slots=True)
 class _Receiver:
     storage: bool
-    sent_away_at: float = -math.inf
+    tested: int | None = None  # of what it was sent away for: the chunk that shows whether it gets that elsewhere
+    tested_at: float = -math.inf
+    served_until: float = -math.inf  # it got nothing elsewhere, and is not sent away
     relay: bool = False  # fetches for storage, and what storage says: it needs no suggestions, and does not wait
     suggested: dict[int, float] = field(default_factory=dict)  # chunk -> when; not asked for yet
 
@@ -86,6 +93,7 @@ class _Spread:
 
     left: Bitmap  # sent once, wholly
     origin: bool  # we had it all before anybody fetched it
+    stored: set[int] = field(default_factory=set)  # chunks that storage has had from us, and passes on
     receivers: dict[int, _Receiver] = field(default_factory=dict)
     owners: dict[int, int] = field(default_factory=dict)
     sent_bytes: dict[int, int] = field(default_factory=dict)  # of chunks that have not left
@@ -118,9 +126,28 @@ class _Spread:
         hungry_seconds = HUNGRY_SECONDS if self.hungry else PATIENCE_SECONDS
         return self.origin and now - self.hungry_at <= hungry_seconds and now >= self.open_until
 
-    def lingers(self, receiver: _Receiver, chunk: int, now: float) -> bool:
-        """Whether somebody who was sent away until a moment ago should have a chunk elsewhere still."""
-        return chunk in self.left and now - receiver.sent_away_at <= LINGER_SECONDS
+    def linger_seconds(self) -> float:
+        """Return how long somebody is sent away for what storage has from us."""
+        return max(LINGER_SECONDS, LINGER_CHUNKS * self.chunk_seconds)
+
+    def is_elsewhere(self, receiver: _Receiver, chunk: int, now: float) -> bool:
+        """Whether a receiver should have a chunk from others: storage has it from us, who had all, and the receiver
+        has not shown that nobody there gives it anything."""
+        if not self.origin or chunk not in self.stored:
+            return False
+        seconds = now - receiver.tested_at
+        if now < receiver.served_until or (chunk == receiver.tested and seconds > self.linger_seconds()):
+            receiver.tested = None
+            receiver.served_until = now + self.linger_seconds()
+            return False
+        if receiver.tested is None or seconds > 2 * self.linger_seconds():
+            # It did not come back for the other one, though that was suggested: it has it.
+            receiver.tested, receiver.tested_at = chunk, now
+        return True
+
+    def is_tested(self, receiver: _Receiver, now: float) -> bool:
+        """Whether to find out if a receiver that was sent away got its chunk."""
+        return now - receiver.tested_at > self.linger_seconds()
 
     def is_taken(self, chunk: int) -> bool:
         """Whether a chunk is somebody's who is getting it. What was suggested to another one that has not asked for it
@@ -211,10 +238,9 @@ class Seeding:
             # What storage asked for it has from others, or does not want any more; until it asks for something else.
             spread.hungry.clear()
         if spread.is_for_storage(now) and not (apart or (owner == link and chunk == spread.invited)):
-            receiver.sent_away_at = now
             spread.disown_all(link, but=spread.invited)
             return Turn.ELSEWHERE
-        if spread.lingers(receiver, chunk, now):
+        if not apart and spread.is_elsewhere(receiver, chunk, now):
             return Turn.ELSEWHERE
         if owner == link:
             receiver.suggested.pop(chunk, None)
@@ -245,6 +271,8 @@ class Seeding:
         spread.sent_bytes[chunk] = spread.sent_bytes.get(chunk, 0) + size_bytes
         if spread.sent_bytes[chunk] >= layout.bytes_of(chunk):
             spread.left.add(chunk)
+            if spread.receivers[link].storage:
+                spread.stored.add(chunk)
             if chunk == spread.invited and spread.rate_before is not None and rate > GAIN * spread.rate_before:
                 spread.open_until = now + OPEN_SECONDS
             del spread.sent_bytes[chunk]
@@ -255,7 +283,11 @@ class Seeding:
         """Return what to suggest to ``link`` now; it counts as suggested."""
         spread = self._tags.get(tag)
         receiver = spread.receivers.get(link) if spread is not None else None
-        if spread is None or receiver is None or receiver.relay or len(receiver.suggested) >= AHEAD:
+        if spread is None or receiver is None or receiver.relay:
+            return []
+        if receiver.tested is not None and spread.is_tested(receiver, now):
+            return [receiver.tested]
+        if len(receiver.suggested) >= AHEAD:
             return []
         if sum(not other.relay for other in spread.receivers.values()) < 2:
             return []
@@ -294,5 +326,8 @@ class Seeding:
 
     def drop(self, link: int) -> None:
         """A link has ended."""
-        for tag in [tag for tag, spread in self._tags.items() if link in spread.receivers]:
-            self.leave(link, tag)
+        for tag, spread in list(self._tags.items()):
+            if link in spread.receivers:
+                if spread.receivers[link].storage:
+                    spread.stored.clear()  # nobody is known to pass it on
+                self.leave(link, tag)

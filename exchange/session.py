@@ -134,7 +134,7 @@ class Session:
         kept = False
         try:
             await self.link.receive_raw(buffer)
-            self._engine.received_bytes += block.length
+            self._engine.received(block.length)
             swarm = self._engine.swarm_of(block.tag)
             if swarm is None:
                 self._engine.wasted_bytes += block.length

@@ -253,6 +253,10 @@ class Uplink:
         """Return whether nothing has left for a while, and nothing is about to."""
         return self._flow.is_idle(now)
 
+    def outruns(self, rate: float, now: float) -> bool:
+        """Whether clearly more than ``rate`` bytes per second can leave."""
+        return self._flow.outruns(rate, now)
+
     def room_seconds(self, purpose: Purpose, now: float) -> float:
         """Return how long until something may leave another way than over a link: 0 at once, infinity never."""
         if self.paused:

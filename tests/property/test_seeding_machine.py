@@ -42,6 +42,20 @@ class SeedingMachine(RuleBasedStateMachine):
         assert turn is Turn.FIRST or link != 1, "storage never waits"
         assert turn is not Turn.ELSEWHERE or self.origin, "only who had all sends anybody away"
 
+    @rule(link=LINKS, chunk=CHUNK)
+    def ask_nobody_else(self, link: int, chunk: int) -> None:
+        """Whoever has no other source asks again and again, for what is suggested if anything is."""
+        self.join(link)
+        for _ in range(200):
+            turn = self.seeding.asked(link, TAG, chunk, self.now)
+            if turn is not Turn.ELSEWHERE:
+                return
+            held = Bitmap.of(CHUNKS, (chunk,))
+            suggested = self.seeding.suggestions(link, TAG, held, self.now)
+            chunk = suggested[0] if suggested else chunk
+            self.now += 1.0
+        raise AssertionError("it is sent away for ever")
+
     @rule(link=LINKS, chunk=CHUNK, quarters=st.integers(1, 4), rate=st.floats(0, 4))
     def send(self, link: int, chunk: int, quarters: int, rate: float) -> None:
         spread = self.seeding._tags.get(TAG)
@@ -54,8 +68,12 @@ class SeedingMachine(RuleBasedStateMachine):
     def suggest(self, link: int, held: set[int]) -> None:
         before = self.seeding._tags.get(TAG)
         left = set(before.left) if before else set()
+        receiver = before.receivers.get(link) if before else None
         suggested = self.seeding.suggestions(link, TAG, Bitmap.of(CHUNKS, held), self.now)
-        assert set(suggested) <= held - left and len(suggested) <= AHEAD
+        if receiver is not None and suggested == [receiver.tested]:
+            assert receiver.tested in left, "it was sent away for that"
+        else:
+            assert set(suggested) <= held - left and len(suggested) <= AHEAD
 
     @rule(link=LINKS)
     def leave(self, link: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from exchange.assembly import Assembly
 from exchange.book import Withdrawal
+from exchange.flow import Flow
 from exchange.picker import Pick, Picker
 from exchange.seeding import Seeding, Turn
 from exchange.uplink import Purpose, Uplink, Wanted
@@ -84,6 +85,7 @@ class _Node:
         self.assembly = Assembly(world.layout)
         self.picker = Picker(world.layout, self.assembly, wanted, rng)
         self.uplink = Uplink(0.0, None, None)
+        self.arriving = Flow(0.0)
         self.seeding = Seeding(rng)
         self.line = Line(world, member.up)
         self.port = Line(world, member.lan) if member.lan is not None else None
@@ -128,7 +130,7 @@ class _Node:
         now, rate = self.world.now, self.uplink.rate(self.world.now)
         idle, apart = self.uplink.is_idle(now), self.storage or link.local
         turn = self.seeding.asked(link.number, self.world.tag, pick.chunk, now, rate=rate, idle=idle, apart=apart)
-        again = turn is Turn.AGAIN and not self.storage
+        again = turn is Turn.AGAIN and not (self.storage and self.uplink.outruns(self.arriving.rate(now), now))
         wanted = Wanted(self.world.tag, pick.chunk, pick.offset, pick.length)
         if turn is Turn.ELSEWHERE:
             link.forth.say(link.receiver.rejected, link, wanted.chunk, wanted.offset, False)
@@ -222,6 +224,7 @@ class _Node:
             self.picker.answered(link.number, wanted.chunk, wanted.offset, now, gone=False, came=True)
             self._pump()
             return
+        self.arriving.left(wanted.length, now)
         whole, superfluous = self.picker.arrived(link.number, wanted.chunk, wanted.offset, now)
         self._cancel(superfluous)
         if whole:

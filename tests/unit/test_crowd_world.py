@@ -61,11 +61,15 @@ def test_many_downloaders_get_from_each_other_what_left_the_uploader_once() -> N
     assert outcome.all_seconds <= 1.25 * bound_seconds
 
 
-def test_a_storage_node_with_a_narrow_uplink_is_stored_at_in_time() -> None:
+@pytest.mark.parametrize(("mib", "all_share"), [(64, 1.25), (256, 1.17)])
+def test_a_storage_node_with_a_narrow_uplink_passes_on_each_chunk_once_before_any_twice(
+    mib: int, all_share: float
+) -> None:
     members = [Member(UP, 0.0005, has=place == 0, wants=place > 0) for place in range(5)]
-    outcome = CrowdWorld(64 * MIB, members, storage_up=UP).run()
-    assert outcome.stored_seconds <= 1.05 * 64 * MIB / UP
-    assert outcome.all_seconds <= 1.25 * 64 * MIB / UP
+    outcome = CrowdWorld(mib * MIB, members, storage_up=UP).run()
+    assert outcome.stored_seconds <= 1.05 * mib * MIB / UP
+    assert outcome.all_seconds <= all_share * mib * MIB / UP
+    assert outcome.uploader_to_storage_bytes + outcome.uploader_to_peers_bytes <= 1.03 * mib * MIB
 
 
 def test_a_storage_node_with_a_narrow_downlink_leaves_the_rest_of_the_line_to_others() -> None:

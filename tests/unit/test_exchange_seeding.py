@@ -14,6 +14,7 @@ from exchange.seeding import (
     HUNGRY_SECONDS,
     INVITE_SECONDS,
     INVITED_SECONDS,
+    LINGER_CHUNKS,
     LINGER_SECONDS,
     NONE_OF_LAST,
     OPEN_SECONDS,
@@ -137,6 +138,7 @@ def test_nothing_is_remembered_of_a_tag_that_nobody_fetches() -> None:
 MANY = 128
 LONG = Tag(b"l" * 32, MANY)
 LONG_LAYOUT = Layout.of_size(MANY * 8 * MIB)
+ALL_LONG = Bitmap.full(MANY)
 STORAGE, ONE, OTHER = 1, 2, 3
 # When storage's having joined is no reason any more.
 LATER = PATIENCE_SECONDS + 0.1
@@ -173,15 +175,69 @@ def test_whose_way_is_apart_from_storages_is_not_sent_away() -> None:
     assert seeding.asked(OTHER, LONG, 8, 0.0, apart=True) is Turn.AGAIN
 
 
-def test_who_was_sent_away_has_what_storage_had_elsewhere_for_a_while() -> None:
+def stored_at(seeding: Seeding, *chunks: int) -> None:
+    """Let chunks leave to storage, which needs nothing more then."""
+    for chunk in chunks:
+        fetch(seeding, STORAGE, chunk, LATER)
+    seeding.leave(STORAGE, LONG)
+
+
+def test_what_storage_has_from_us_others_are_to_get_elsewhere() -> None:
+    seeding = origin()
+    stored_at(seeding, 7)
+    for link, chunk, turn in ((ONE, 7, Turn.ELSEWHERE), (OTHER, 7, Turn.ELSEWHERE), (ONE, 8, Turn.FIRST)):
+        assert seeding.asked(link, LONG, chunk, LATER) is turn
+    assert seeding.asked(OTHER, LONG, 7, LATER, apart=True) is Turn.AGAIN
+
+
+def test_who_still_lacks_what_he_was_sent_away_for_is_served() -> None:
+    seeding = origin()
+    stored_at(seeding, 7, 8)
+    seeding.asked(ONE, LONG, 7, LATER)
+    asked_again = LATER + LINGER_SECONDS + 0.1
+    assert seeding.suggestions(ONE, LONG, ALL_LONG, asked_again - 0.2) != [7]
+    assert seeding.asked(ONE, LONG, 8, asked_again) is Turn.ELSEWHERE, "it may have the other one"
+    assert seeding.suggestions(ONE, LONG, ALL_LONG, asked_again) == [7]
+    for chunk in (7, 8, 7):
+        assert seeding.asked(ONE, LONG, chunk, asked_again) is Turn.AGAIN
+    assert seeding.asked(OTHER, LONG, 7, asked_again) is Turn.ELSEWHERE, "it has not waited"
+
+
+def test_who_goes_on_asking_us_alone_is_served_on_and_on() -> None:
+    seeding = origin()
+    stored_at(seeding, 7, 8)
+    seeding.asked(ONE, LONG, 7, LATER)
+    for turn in range(1, 6):
+        now = LATER + turn * LINGER_SECONDS + 0.1
+        assert seeding.asked(ONE, LONG, 7 if turn == 1 else 8, now - 0.01 * turn) is Turn.AGAIN
+
+
+def test_who_does_not_come_back_for_a_chunk_has_it_from_others() -> None:
+    seeding = origin()
+    stored_at(seeding, 7, 8)
+    seeding.asked(ONE, LONG, 7, LATER)
+    asked_again = LATER + 2 * LINGER_SECONDS + 0.1
+    assert seeding.asked(ONE, LONG, 8, asked_again) is Turn.ELSEWHERE
+    assert seeding.asked(ONE, LONG, 7, asked_again) is Turn.ELSEWHERE, "now it is the other one that shows it"
+    assert seeding.asked(ONE, LONG, 8, asked_again + LINGER_SECONDS + 0.1) is Turn.AGAIN
+
+
+def test_how_long_one_is_sent_away_grows_with_what_a_chunk_takes() -> None:
     seeding = origin()
     seeding.asked(STORAGE, LONG, 7, LATER)
-    seeding.asked(ONE, LONG, 7, LATER)
-    fetch(seeding, STORAGE, 7, LATER)
+    seeding.sent(STORAGE, LONG, 7, 8 * MIB, LONG_LAYOUT, LATER, rate=2 * MIB)
     seeding.leave(STORAGE, LONG)
-    assert seeding.asked(ONE, LONG, 7, LATER + LINGER_SECONDS) is Turn.ELSEWHERE
-    assert seeding.asked(ONE, LONG, 7, LATER + LINGER_SECONDS + 0.1) is Turn.AGAIN
-    assert seeding.asked(OTHER, LONG, 7, LATER) is Turn.AGAIN, "it was never sent away"
+    seeding.asked(ONE, LONG, 7, LATER)
+    patience_seconds = LINGER_CHUNKS * 4
+    assert seeding.asked(ONE, LONG, 7, LATER + patience_seconds) is Turn.ELSEWHERE
+    assert seeding.asked(ONE, LONG, 7, LATER + patience_seconds + 0.1) is Turn.AGAIN
+
+
+def test_when_the_link_to_storage_is_gone_nobody_is_sent_there() -> None:
+    seeding = origin()
+    fetch(seeding, STORAGE, 7, LATER)
+    seeding.drop(STORAGE)
+    assert seeding.asked(ONE, LONG, 7, LATER) is Turn.AGAIN
 
 
 def test_who_got_the_file_from_others_sends_nobody_away() -> None:
@@ -227,7 +283,7 @@ def test_storage_takes_over_what_another_one_had_begun_with() -> None:
     seeding.asked(ONE, LONG, 7, LATER)
     seeding.sent(ONE, LONG, 7, MIB, LONG_LAYOUT, 0.0)
     fetch(seeding, STORAGE, 7, LATER)
-    assert seeding.asked(ONE, LONG, 7, 2 * LATER) is Turn.AGAIN
+    assert seeding.asked(ONE, LONG, 7, 2 * LATER) is Turn.ELSEWHERE
 
 
 INVITING = FIRST_INVITED_SECONDS + 0.1
@@ -499,3 +555,12 @@ def test_of_hundreds_of_links_only_a_few_get_something_again_while_something_lea
     assert len(later) <= REPEATS_AT_ONCE
     rest = [grant.link for grant in iter(lambda: uplink.next_grant(FIRST_SECONDS + 0.1), None)]
     assert len(later) + len(rest) == 200
+
+
+@pytest.mark.parametrize(("arriving", "outruns"), [(0, True), (400_000, True), (900_000, False)])
+def test_a_line_outruns_what_comes_when_two_copies_of_it_can_leave(arriving: float, outruns: bool) -> None:
+    flow = Flow(0.0)
+    assert flow.outruns(arriving, 0.0), "nothing is known"
+    for tenth in range(50):
+        flow.left(100_000, tenth / 10)
+    assert flow.outruns(arriving, 5.0) is outruns
