@@ -232,6 +232,9 @@ def _shared_buffer() -> memoryview:
 
 
 def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
+        # Not only that something is wrong with a certificate: a clock that is wrong looks like a stranger otherwise.
+        return f"certificate verify failed: {error.verify_message}"
     return (error.reason or error.strerror or str(error) or type(error).__name__).replace("_", " ").lower()
 
 
