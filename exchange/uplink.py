@@ -33,6 +33,9 @@ GRANTS_PER_LINK_MAX = 2
 # What left for the first time is in the kernel's buffers for a while, and the next request for more of it comes only
 # when it has arrived: so long it counts as leaving.
 FIRST_SECONDS = 1.0
+# What waits to leave for the first time, and has not been let out for so long, waits for somebody who does not read:
+# that holds up nobody else.
+STUCK_SECONDS = 4.0
 # So many blocks that leave again may be on their way at a time while others leave first: each of hundreds of links
 # would have its two otherwise.
 REPEATS_AT_ONCE = 4
@@ -204,7 +207,7 @@ class Uplink:
 
     def _may_repeat(self, now: float) -> bool:
         first_waits = any(self._waiting[kind] for kind in _FIRST)
-        if not (first_waits or now - self._first_at < FIRST_SECONDS):
+        if now - self._first_at >= (STUCK_SECONDS if first_waits else FIRST_SECONDS):
             return True
         return self._repeats < REPEATS_AT_ONCE and not self._flow.is_full(now)
 

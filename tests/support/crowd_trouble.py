@@ -38,9 +38,9 @@ class _Door(Intake):
 
 
 class TroubledCrowd(CrowdWorld):
-    """``idle_seconds``: the longest time in which the origin's line carried nothing although somebody waited for what
-    only the origin could give. ``starved_seconds``: the longest time without a block, for each who lacked something
-    that the origin has."""
+    """``idle_seconds``: the longest time in which no block came from the origin to anybody although somebody waited for
+    what only the origin could give. ``starved_seconds``: the longest time without a block, for each who lacked
+    something that the origin has."""
 
     def __init__(self, size_bytes: int, members: Sequence[Member], **more: Any) -> None:
         super().__init__(size_bytes, members, **more)
@@ -196,6 +196,8 @@ class TroubledCrowd(CrowdWorld):
 
         def block(link: _Link, wanted: Any) -> None:
             self._got_at[node.name] = self.now
+            if link.sender is self.uploader:
+                self._busy_at = self.now
             honest(link, wanted)
 
         node.block = block  # type: ignore[method-assign]  # of this one node
@@ -235,14 +237,13 @@ class TroubledCrowd(CrowdWorld):
 
     def _watch(self) -> None:
         self.after(WATCH_SECONDS, self._watch)
-        line = self.uploader.line
         waiting = list(self._waiting())
         for name in [name for name in self._got_at if name not in waiting]:
             del self._got_at[name]
         for name in waiting:
             seconds = self.now - self._got_at.setdefault(name, self.now)
             self.starved_seconds[name] = max(self.starved_seconds.get(name, 0.0), seconds)
-        if line._free_at >= self.now or not any(self._waits_for_origin(self.node(name)) for name in waiting):
+        if not any(self._waits_for_origin(self.node(name)) for name in waiting):
             self._busy_at = self.now
         self.idle_seconds = max(self.idle_seconds, self.now - self._busy_at)
 
