@@ -24,6 +24,12 @@ from runtime.seam import SecureStream
 CONTROL_BYTES_MAX = 2 * 1024 * 1024
 # Whoever has much to post waits for this (``wait_room``), so that a long list is not taken for a reader who sleeps.
 CONTROL_BYTES_MANY = 256 * 1024
+# Within a block nobody is woken for less than what comes in so long at the rate of the block before: less than half of
+# the time that a block should take, and never later than its end. The least is a TLS record, of which nothing can be
+# used before all of it is there; the most what a socket has room for from the beginning.
+GATHER_SECONDS = 0.02
+GATHER_BYTES_MIN = 16 * 1024 + 256
+GATHER_BYTES_MAX = 64 * 1024
 # A goodbye is a courtesy; it may not hold up the one who leaves.
 GOODBYE_SECONDS_MAX = 2.0
 # A writer who was woken no oftener than this between two pings is not worth the memory of a task that waits.
@@ -47,6 +53,9 @@ class Link:
         self._stream = stream
         # Of streams that can: a small message mostly leaves without waiting, and without a deadline that costs more.
         self._send_now: Callable[[bytes], bool | None] | None = getattr(stream, "send_now", None)
+        # Of streams that can: what is not worth waking up for.
+        self._gather: Callable[..., None] | None = getattr(stream, "gather", None)
+        self._raw_rate = 0.0  # of the last block, bytes per second
         self._connection = connection
         self._control: list[bytes] = []
         self._control_bytes = 0
@@ -234,10 +243,17 @@ class Link:
             LinkLost: the connection broke before they were all there.
         """
         self._connection.receive_raw(target)
+        began_at = trio.current_time()
+        # Of a slow line each wakeup brings a few packets, and costs as much as a hundred.
+        together = min(int(self._raw_rate * GATHER_SECONDS), GATHER_BYTES_MAX)
+        gather = self._gather if together >= GATHER_BYTES_MIN else None
         try:
             while self._connection.in_raw:
+                if gather is not None:
+                    gather(together, len(self._connection.wanted()))
                 if await self._fill() == 0:
                     raise LinkLost(f"{self.remote} hung up within a block")
+            self._raw_rate = len(target) / max(1e-6, trio.current_time() - began_at)
         except LinkLost as error:
             self._end(str(error))
             raise
@@ -363,6 +379,9 @@ class Link:
                 await self._ended.wait()
                 return
             self.ping()
+            if self._gather is not None:
+                # A line that has become a thousand times slower within a block is not silent.
+                self._gather(1, 0, at_once=True)
             if self._woken <= SELDOM:
                 self._wake.set()  # a writer that waits since busier times goes
             self._woken = 0

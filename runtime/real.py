@@ -30,7 +30,7 @@ from runtime.below import checked_regular, open_below
 from runtime.control import ControlServer
 from runtime.database import SqliteDatabase
 from runtime.seam import Buffer, ByteStream, Database, File, FileStatus, Listener, Runtime
-from runtime.tcpline import TcpLine
+from runtime.tcpline import ReadMark, TcpLine
 from runtime.tls import TlsSecurity
 
 T = TypeVar("T")
@@ -335,6 +335,7 @@ class TcpStream:
         self._socket.setblocking(False)
         self._remote = remote
         self._drained = True  # the last read took all there was
+        self._mark = ReadMark(self._socket)
         # A connection that has died already may refuse options; the first read or write says so better.
         with contextlib.suppress(OSError):
             self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
@@ -388,12 +389,17 @@ class TcpStream:
         except OSError as error:
             raise LinkLost(f"{self._remote}: {error}") from error
 
+    def gather(self, size_bytes: int, *, at_once: bool = False) -> None:
+        """Who waits to receive need not be woken for less; ``at_once``: nor who waits already."""
+        self._mark.want(size_bytes, at_once=at_once)
+
     async def receive_into(self, target: memoryview) -> int:
         try:
             if not self._drained:
                 await trio.lowlevel.checkpoint()
             while True:
                 if self._drained:
+                    self._mark.apply()
                     await self._wait(trio.lowlevel.wait_readable)
                 try:
                     count = self._socket.recv_into(target)

@@ -1,5 +1,5 @@
 """What the kernel tells of a TCP connection, and how fast it lets it send: Linux only. What to make of it,
-exchange/courtesy.py decides.
+exchange/courtesy.py decides. And how much must be there before the kernel wakes who reads, which link.py decides.
 """
 
 from __future__ import annotations
@@ -43,3 +43,28 @@ class TcpLine:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(stdlib_socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=I", rate))
             self._paced = rate
+
+
+class ReadMark:
+    """How much has to be there before a read is worth waking up for (socket(7), SO_RCVLOWAT). The end of the stream, an
+    error, and a full receive window wake all the same."""
+
+    __slots__ = ("_bytes", "_set_bytes", "_socket")
+
+    def __init__(self, socket: stdlib_socket.socket) -> None:
+        self._socket = socket
+        self._bytes = self._set_bytes = 1
+
+    def want(self, size_bytes: int, *, at_once: bool) -> None:
+        """Whoever waits from now on need not be woken for less; ``at_once``: nor who waits already."""
+        self._bytes = size_bytes
+        if at_once:
+            self.apply()
+
+    def apply(self) -> None:
+        """Tell the kernel, if it does not know: before waiting. Who waits already is woken if so much is there."""
+        if self._bytes != self._set_bytes:
+            self._set_bytes = self._bytes
+            # A connection that has died refuses; who reads or writes hears of it.
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVLOWAT, self._bytes)

@@ -31,6 +31,8 @@ from runtime.seam import Buffer, ByteStream, Line, SecureStream
 _RECEIVE_BYTES_MIN = 16 * 1024
 _RECEIVE_BYTES_MAX = 512 * 1024
 _SEND_BYTES = 512 * 1024
+# RFC 8446 §5.2: header, text, and what wraps it.
+_RECORD_BYTES_MAX = 5 + 16 * 1024 + 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,9 @@ class TlsStream:
         self._sending = trio.Lock()
         self._rest = memoryview(b"")  # left the BIO, and not us yet
         self._send_raw: Callable[[Buffer], int] | None = getattr(stream, "send_now", None)
+        self._gather_raw: Callable[..., None] | None = getattr(stream, "gather", None)
+        self._enough_bytes = 1
+        self._sure_bytes = 0
         self.certificate: bytes | None = None
 
     @property
@@ -167,6 +172,14 @@ class TlsStream:
         self._rest = memoryview(records)[count:]
         return not self._rest
 
+    def gather(self, enough_bytes: int, sure_bytes: int, *, at_once: bool = False) -> None:
+        """Of the ``sure_bytes`` that will come wait for ``enough_bytes`` before anybody is woken. See ``TcpStream``."""
+        self._enough_bytes = enough_bytes
+        # Part of them may be here: in the BIO, or in OpenSSL as a record that is not whole, of which it does not tell.
+        self._sure_bytes = sure_bytes - self._incoming.pending - self._tls.pending() - _RECORD_BYTES_MAX
+        if at_once and self._gather_raw is not None:
+            self._gather_raw(max(1, min(self._enough_bytes, self._sure_bytes)), at_once=True)
+
     async def receive_into(self, target: memoryview) -> int:
         """See ``seam.ByteStream``. Fills as much of ``target`` as has arrived: records are 16 KiB, blocks are not."""
         done = 0
@@ -209,7 +222,10 @@ class TlsStream:
             await self._stream.send_all(self._outgoing.read())
 
     async def _fill(self) -> None:
+        if self._gather_raw is not None:
+            self._gather_raw(max(1, min(self._enough_bytes, self._sure_bytes)))
         count = await self._stream.receive_into(self._received)
+        self._sure_bytes -= count
         if count == 0:
             self._incoming.write_eof()
             return
