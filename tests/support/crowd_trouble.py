@@ -156,7 +156,7 @@ class TroubledCrowd(CrowdWorld):
             link.forth.say(link.receiver.offered, link, Bitmap.full(self.layout.chunks))
 
         node.offer = offer  # type: ignore[method-assign]  # of this one node
-        node.requested = lambda link, pick: None  # type: ignore[method-assign]
+        node.requested = lambda link, pick: None  # type: ignore[method-assign]  # of this one node
 
     def ask_without_end(self, name: str) -> None:
         """Before it begins: a downloader asks the origin for the same block again and again, whatever it is told."""
@@ -175,7 +175,7 @@ class TroubledCrowd(CrowdWorld):
                 asked.append(link)
                 ask()
 
-        node.offered = offered  # type: ignore[method-assign]
+        node.offered = offered  # type: ignore[method-assign]  # of this one node
 
     # --- how it is done ---
 
