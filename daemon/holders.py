@@ -166,7 +166,10 @@ class Holders:
         if answer.storage is not None and answer.state in (m.Whereabouts.STORED, m.Whereabouts.OPEN):
             sources = {answer.storage.node: answer.storage, **sources}
         sources.pop(self._node, None)
-        return Located(answer.tag, answer.name, answer.size_bytes, tuple(sources.values()))
+        near = {address.node: address for address in self._lan_nodes()}
+        # What others know of an address leads over the line to the internet, where it is nobody's LAN address.
+        by_lan = tuple(_nearest(source, near.get(source.node)) for source in sources.values())
+        return Located(answer.tag, answer.name, answer.size_bytes, by_lan)
 
     def _nearby(self) -> list[NodeAddress]:
         """Return whom we can ask without a tracker: whoever we are linked to, and the LAN."""
@@ -205,3 +208,10 @@ class Holders:
                 for source in sources[:SOURCES_MAX]:
                     requests.start_soon(request, source, name=f"manifest from {source.node[:8]}")
         return found[0] if found else None
+
+
+def _nearest(source: NodeAddress, found: NodeAddress | None) -> NodeAddress:
+    """Return a source with the addresses at which it was found on the LAN before all others."""
+    if found is None:
+        return source
+    return NodeAddress(source.node, source.role, tuple(dict.fromkeys((*found.addresses, *source.addresses))))
