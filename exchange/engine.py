@@ -362,6 +362,10 @@ class Engine:
         self.received_bytes += size_bytes
         self._arriving.left(size_bytes, self.now())
 
+    def is_near_and_free(self, link: int) -> bool:
+        """Whether ``link`` leads to a node on our LAN, and no cap holds what comes from there."""
+        return self.uplink.is_near(link) and (self._apart or self._down.bytes_per_second is None)
+
     def _is_exempt(self, link: int) -> bool:
         return self._apart and self.uplink.is_near(link)
 

@@ -164,7 +164,7 @@ class Swarm:
             self._sessions[session.number] = session
             if self._rest_if(session):
                 self._resting.add(session.number)
-            node, near = session.link.peer.node, self._engine.uplink.is_near(session.number)
+            node, near = session.link.peer.node, self._engine.is_near_and_free(session.number)
             self._picker.add_source(session.number, node, have, self._now(), session.lane, near=near)
             self._picker.suggest(session.number, session.remembered_suggestion(self.tag))
         self._request_from(session.number)

@@ -46,7 +46,7 @@ def swarm_at(clock: SimpleNamespace, manifest: Manifest) -> Swarm:
     engine: Any = SimpleNamespace(
         runtime=SimpleNamespace(clock=clock, random=random.Random(1)),
         strikes=SimpleNamespace(is_shut_out=lambda node, now: False),
-        uplink=SimpleNamespace(is_near=lambda link: False),
+        is_near_and_free=lambda link: False,
         may_request=lambda link: True,
         requested=lambda link, size_bytes: None,
         receiving=BufferPool(32 * MIB),
