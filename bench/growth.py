@@ -1,6 +1,6 @@
 """How the crowd grows: production pickers with 5 to 1,000 nodes in virtual time (tests/support).
 
-    python -m bench.growth [NODES...] [--scenario NAME]
+    python -m bench.growth [NODES...] [--scenario NAME] [--sparse]
 
     alone      nobody helps
     holders    everybody has the file, lines of 20 Mbit/s
@@ -14,6 +14,9 @@ The file grows with the lines that are of use, so that the bound stays at some t
 for those who only push, 10 to 40 ms in the others. Columns: seconds to "stored" over the bound, to "all have it" over
 the bound, to "free to go" over the time the uploader's own line needs; what left the uploader, in parts of the file;
 what storage received in vain; and processor seconds of the whole simulation.
+
+``--sparse``: a word of a connection that has nothing else to send goes right into the line's queue. Otherwise it waits
+until each other connection of its node had its turn: a second, where a thousand of them share a line of 1 Gbit/s.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import argparse
 import time
 from dataclasses import dataclass
 
+from support.crowd_lines import WORD_BYTES
 from support.crowd_world import CrowdWorld, Member
 from support.picker_world import MBIT, Sender, World
 
@@ -67,7 +71,7 @@ def push(scenario: str, nodes: int) -> Row:
     return Row(scenario, nodes, size // MIB, outcome.ratio, outcome.wasted_share)
 
 
-def spread(scenario: str, nodes: int) -> Row:
+def spread(scenario: str, nodes: int, sparse_bytes: int) -> Row:
     """One has it; the others fetch it, for themselves or for storage."""
     lending = scenario == "relays"
     lines = min(nodes, RELAYS_PER_JOB_MAX + 1) if lending else nodes
@@ -84,7 +88,7 @@ def spread(scenario: str, nodes: int) -> Row:
     ]
     size = size_of(UP * lines if lending else UP)
     bound_seconds = size / (UP * lines if lending else UP)
-    outcome = CrowdWorld(size, members, leave_when_free=scenario == "free").run()
+    outcome = CrowdWorld(size, members, leave_when_free=scenario == "free", sparse_bytes=sparse_bytes).run()
     return Row(
         scenario,
         nodes,
@@ -113,13 +117,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nodes", nargs="*", type=int, default=NODES)
     parser.add_argument("--scenario", choices=SCENARIOS)
+    parser.add_argument("--sparse", action="store_true", help="words of connections that are idle wait for no turn")
     options = parser.parse_args()
     print("| scenario | nodes | MiB | stored | all | free | uploader sent | wasted | CPU s |")
     print("|" + " --- |" * 9)
     for scenario in [options.scenario] if options.scenario else SCENARIOS:
         for nodes in [1] if scenario == "alone" else options.nodes:
             began = time.process_time()
-            row = (spread if scenario in ("relays", "crowd", "free") else push)(scenario, nodes)
+            if scenario in ("relays", "crowd", "free"):
+                row = spread(scenario, nodes, WORD_BYTES * options.sparse)
+            else:
+                row = push(scenario, nodes)
             print(shown(row, time.process_time() - began), flush=True)
 
 

@@ -375,8 +375,10 @@ class Engine:
         self._wake.set()
         now = self.now()
         apart = self._wide or self.uplink.is_near(session.number)
-        rate, idle = self.uplink.rate(now), self.uplink.is_idle(now)
-        turn = self.seeding.asked(session.number, wanted.tag, wanted.chunk, now, rate=rate, idle=idle, apart=apart)
+        rate, idle, full = self.uplink.rate(now), self.uplink.is_idle(now), self.uplink.is_full(now)
+        turn = self.seeding.asked(
+            session.number, wanted.tag, wanted.chunk, now, rate=rate, idle=idle, full=full, apart=apart
+        )
         if turn is Turn.ELSEWHERE:
             return turn
         (self._own_at if purpose is Purpose.OWN else self._helped_at)[session.number] = now

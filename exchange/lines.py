@@ -115,6 +115,10 @@ class Lines:
         """See ``Uplink.is_idle``: of the line to the outside."""
         return self._line.is_idle(now)
 
+    def is_full(self, now: float) -> bool:
+        """See ``Uplink.is_full``: of the line to the outside."""
+        return self._line.is_full(now)
+
     def outruns(self, rate: float, now: float) -> bool:
         """See ``Uplink.outruns``: of the line to the outside."""
         return self._line.outruns(rate, now)

@@ -63,6 +63,11 @@ INVITED_SECONDS = 5.0
 # So much more has to leave with the one who was invited, or storage fills our line; else others are served so long.
 GAIN = 4 / 3
 OPEN_SECONDS = 60.0
+# When others are served beside storage, or while it is silent, that are RECEIVERS_AT_ONCE, and one more so often while
+# our line is not full: what a thousand kernels take at once our line would be busy with for a minute, and storage
+# behind it. Who has neither asked for nor got anything for so long makes room.
+ADMIT_SECONDS = 0.25
+SERVED_SECONDS = 4.0
 
 
 class Turn(Enum):
@@ -103,6 +108,8 @@ class _Spread:
     invited_at: float = -math.inf  # when somebody was invited to it, or last asked for it or got some of it
     rate_before: float | None = None  # what left before its first block, bytes per second
     invite_at: float = math.inf  # when to invite the next one
+    served: dict[int, float] = field(default_factory=dict)  # who is served beside storage -> when it last was
+    admitted_at: float = -math.inf  # when one more was
     chunk_seconds: float = 0.0  # how long what leaves now takes for a chunk
     open_until: float = -math.inf  # nobody is sent away: storage does not fill our line
 
@@ -165,6 +172,20 @@ class _Spread:
         rest = self.left.length - len(self.left)
         return self.left.length <= FEW_CHUNKS and rest * self.chunk_seconds > SLOW_SECONDS
 
+    def admits(self, link: int, now: float, *, full: bool) -> bool:
+        """Whether a link may be served beside storage now, or after it; if so, it counts as served. ``full``: our
+        line is."""
+        with_storage = self.hungry_at > -math.inf or self.stored
+        if not (self.origin and with_storage):
+            return True
+        if link not in self.served:
+            self.served = {other: at for other, at in self.served.items() if now - at <= SERVED_SECONDS}
+            if len(self.served) >= RECEIVERS_AT_ONCE and (full or now - self.admitted_at < ADMIT_SECONDS):
+                return False
+            self.admitted_at = now
+        self.served[link] = now
+        return True
+
     def is_due(self, now: float) -> bool:
         """Whether to invite somebody to fetch a chunk beside storage's."""
         if self.invited is not None and now - self.invited_at > INVITED_SECONDS:
@@ -221,10 +242,12 @@ class Seeding:
         *,
         rate: float = 0.0,
         idle: bool = False,
+        full: bool = False,
         apart: bool = False,
     ) -> Turn:
         """A link asks for a block; return its turn. ``rate``: what leaves us now, bytes per second; ``idle``: nothing
-        has left for a while; ``apart``: what this link gets takes nothing from what storage gets."""
+        has left for a while; ``full``: as much leaves as can; ``apart``: what this link gets takes nothing from what
+        storage gets."""
         spread = self._tags.get(tag)
         receiver = spread.receivers.get(link) if spread is not None else None
         if spread is None or receiver is None:
@@ -240,7 +263,7 @@ class Seeding:
         if spread.is_for_storage(now) and not (apart or (owner == link and chunk == spread.invited)):
             spread.disown_all(link, but=spread.invited)
             return Turn.ELSEWHERE
-        if not apart and spread.is_elsewhere(receiver, chunk, now):
+        if not apart and (spread.is_elsewhere(receiver, chunk, now) or not spread.admits(link, now, full=full)):
             return Turn.ELSEWHERE
         if owner == link:
             receiver.suggested.pop(chunk, None)
@@ -262,7 +285,11 @@ class Seeding:
         """So many bytes of ``chunk`` have left us over ``link``; ``rate``: what leaves us now, bytes per second. What
         others than its owner got of it does not count: a chunk has left when somebody has the whole."""
         spread = self._tags.get(tag)
-        if spread is None or spread.owners.get(chunk) != link:
+        if spread is None:
+            return
+        if link in spread.served:
+            spread.served[link] = now
+        if spread.owners.get(chunk) != link:
             return
         if chunk == spread.invited:
             spread.invited_at = now
@@ -319,6 +346,7 @@ class Seeding:
             return
         # It may have its chunks from us or from others, or gone without them: somebody else should have them.
         spread.disown_all(link)
+        spread.served.pop(link, None)
         if spread.receivers.pop(link).storage:
             spread.hungry_at = -math.inf
         if not spread.receivers:

@@ -256,6 +256,10 @@ class Uplink:
         """Return whether nothing has left for a while, and nothing is about to."""
         return self._flow.is_idle(now)
 
+    def is_full(self, now: float) -> bool:
+        """Return whether as much leaves as the line is known to carry."""
+        return self._flow.is_full(now)
+
     def outruns(self, rate: float, now: float) -> bool:
         """Whether clearly more than ``rate`` bytes per second can leave."""
         return self._flow.outruns(rate, now)

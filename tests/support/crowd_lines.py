@@ -40,11 +40,13 @@ class Clock(Protocol):
 
 
 class Line:
-    """What a node sends leaves here. ``rate``: bytes per second."""
+    """What a node sends leaves here. ``rate``: bytes per second. ``sparse_bytes``: of a connection that has no more
+    than that to send it goes into the queue at once, and waits for no turn."""
 
-    def __init__(self, clock: Clock, rate: float) -> None:
+    def __init__(self, clock: Clock, rate: float, sparse_bytes: int = 0) -> None:
         self._clock = clock
         self.rate = rate
+        self._sparse_bytes = sparse_bytes
         self.gone = False
         self._turns: deque[Way] = deque()
         self._free_at = 0.0
@@ -53,6 +55,9 @@ class Line:
     def wants(self, way: Way) -> None:
         """A connection has something for the line."""
         if not way.listed:
+            if way.waiting_bytes <= self._sparse_bytes and way.held_up_seconds() <= _EPSILON and not self.gone:
+                self._put(way)
+                return
             way.listed = True
             self._turns.append(way)
         self._serve()
@@ -72,12 +77,16 @@ class Line:
                 way.listed = True
                 self._clock.after(held_up_seconds, self._back, way)
                 continue
-            size_bytes, done = way.take(TURN_BYTES)
-            self._free_at = max(self._free_at, self._clock.now) + size_bytes / self.rate
-            self._clock.after(self._free_at - self._clock.now, way.through, size_bytes, done)
+            self._put(way)
             if way.waiting_bytes:
                 way.listed = True
                 self._turns.append(way)
+
+    def _put(self, way: Way) -> None:
+        """Let what waits of a connection into the queue, as much as goes in a turn."""
+        size_bytes, done = way.take(TURN_BYTES)
+        self._free_at = max(self._free_at, self._clock.now) + size_bytes / self.rate
+        self._clock.after(self._free_at - self._clock.now, way.through, size_bytes, done)
 
     def _again(self) -> None:
         self._due = False

@@ -87,7 +87,7 @@ class _Node:
         self.uplink = Uplink(0.0, None, None)
         self.arriving = Flow(0.0)
         self.seeding = Seeding(rng)
-        self.line = Line(world, member.up)
+        self.line = Line(world, member.up, world.sparse_bytes)
         self.port = Line(world, member.lan) if member.lan is not None else None
         self.intake = Intake(world, member.down)
         self.incoming: dict[int, _Link] = {}  # we may ask these
@@ -128,8 +128,10 @@ class _Node:
             link.forth.say(link.receiver.rejected, link, pick.chunk, pick.offset, True)
             return
         now, rate = self.world.now, self.uplink.rate(self.world.now)
-        idle, apart = self.uplink.is_idle(now), self.storage or link.local
-        turn = self.seeding.asked(link.number, self.world.tag, pick.chunk, now, rate=rate, idle=idle, apart=apart)
+        idle, full, apart = self.uplink.is_idle(now), self.uplink.is_full(now), self.storage or link.local
+        turn = self.seeding.asked(
+            link.number, self.world.tag, pick.chunk, now, rate=rate, idle=idle, full=full, apart=apart
+        )
         again = turn is Turn.AGAIN and not (self.storage and self.uplink.outruns(self.arriving.rate(now), now))
         wanted = Wanted(self.world.tag, pick.chunk, pick.offset, pick.length)
         if turn is Turn.ELSEWHERE:
@@ -283,7 +285,8 @@ class _Node:
 
 
 class CrowdWorld:
-    """``members[0]`` is the uploader. ``leave_when_free``: it vanishes once every chunk is elsewhere too."""
+    """``members[0]`` is the uploader. ``leave_when_free``: it vanishes once every chunk is elsewhere too;
+    ``sparse_bytes``: see ``crowd_lines.Line``."""
 
     def __init__(
         self,
@@ -294,11 +297,13 @@ class CrowdWorld:
         storage_down: float | None = None,
         neighbours: int = NEIGHBOURS,
         leave_when_free: bool = False,
+        sparse_bytes: int = 0,
         seed: int = 1,
     ) -> None:
         self.layout = Layout.of_size(size_bytes)
         self.tag = Tag(b"t" * 32, self.layout.chunks)
         self.seed = seed
+        self.sparse_bytes = sparse_bytes
         self.now = 0.0
         self.links: dict[int, _Link] = {}
         self._ways: dict[tuple[str, str], Way] = {}

@@ -8,6 +8,7 @@ import pytest
 
 from exchange.flow import Flow
 from exchange.seeding import (
+    ADMIT_SECONDS,
     AHEAD,
     FIRST_INVITED_SECONDS,
     GAIN,
@@ -20,6 +21,7 @@ from exchange.seeding import (
     OPEN_SECONDS,
     PATIENCE_SECONDS,
     RECEIVERS_AT_ONCE,
+    SERVED_SECONDS,
     Seeding,
     Turn,
 )
@@ -284,6 +286,49 @@ def test_storage_takes_over_what_another_one_had_begun_with() -> None:
     seeding.sent(ONE, LONG, 7, MIB, LONG_LAYOUT, 0.0)
     fetch(seeding, STORAGE, 7, LATER)
     assert seeding.asked(ONE, LONG, 7, 2 * LATER) is Turn.ELSEWHERE
+
+
+def many_served() -> tuple[Seeding, list[int]]:
+    """Return the seeding of an origin whose storage is silent, where as many are served as may be at once, and them."""
+    seeding = origin()
+    served = list(range(10, 10 + RECEIVERS_AT_ONCE))
+    for link in (*served, 50, 51):
+        seeding.join(link, LONG, 0.0, storage=False, origin=True)
+    seeding.asked(STORAGE, LONG, 7, 0.0)
+    fetch(seeding, STORAGE, 7, 0.0)
+    assert all(seeding.asked(link, LONG, 20 + link, LATER) is not Turn.ELSEWHERE for link in served)
+    return seeding, served
+
+
+def test_when_storage_is_silent_few_others_are_served_at_once() -> None:
+    seeding, served = many_served()
+    assert seeding.asked(50, LONG, 70, LATER) is Turn.ELSEWHERE
+    assert seeding.asked(50, LONG, 70, LATER + ADMIT_SECONDS, full=True) is Turn.ELSEWHERE, "nothing is gained"
+    assert all(seeding.asked(link, LONG, 21 + link, LATER, full=True) is not Turn.ELSEWHERE for link in served)
+
+
+def test_while_the_line_is_not_full_one_more_is_served_now_and_then() -> None:
+    seeding, _ = many_served()
+    assert seeding.asked(50, LONG, 70, LATER + ADMIT_SECONDS) is not Turn.ELSEWHERE
+    assert seeding.asked(51, LONG, 71, LATER + ADMIT_SECONDS) is Turn.ELSEWHERE
+    assert seeding.asked(51, LONG, 71, LATER + 2 * ADMIT_SECONDS) is not Turn.ELSEWHERE
+
+
+def test_who_leaves_or_takes_nothing_more_makes_room() -> None:
+    seeding, served = many_served()
+    seeding.leave(served[0], LONG)
+    assert seeding.asked(50, LONG, 70, LATER, full=True) is not Turn.ELSEWHERE
+    silent_at = LATER + SERVED_SECONDS + 0.1
+    for link in (*served[2:], 50):
+        seeding.sent(link, LONG, 20 + link, 1, LONG_LAYOUT, silent_at)
+    assert seeding.asked(51, LONG, 71, silent_at, full=True) is not Turn.ELSEWHERE
+    assert seeding.asked(served[1], LONG, 72, silent_at, full=True) is Turn.ELSEWHERE
+
+
+def test_without_storage_all_are_served() -> None:
+    seeding, _ = many_served()
+    seeding.drop(STORAGE)
+    assert all(seeding.asked(link, LONG, 70, LATER, full=True) is not Turn.ELSEWHERE for link in (50, 51))
 
 
 INVITING = FIRST_INVITED_SECONDS + 0.1
