@@ -75,10 +75,10 @@ def test_a_storage_node_with_a_narrow_uplink_passes_on_each_chunk_once_before_an
 
 def test_fifty_who_find_storage_slow_do_not_bury_the_uploader_under_what_they_ask_for() -> None:
     members = [Member(UP, 0.01, has=place == 0, wants=place > 0) for place in range(50)]
-    outcome = CrowdWorld(16 * MIB, members, storage_up=100 * MBIT).run()
-    assert outcome.stored_seconds <= 3 * 16 * MIB / UP, "4 to 5 when all of them are served as soon as anybody is"
-    words_pass = CrowdWorld(16 * MIB, members, storage_up=100 * MBIT, sparse_bytes=WORD_BYTES).run()
-    assert words_pass.stored_seconds <= 1.05 * 16 * MIB / UP
+    outcome = CrowdWorld(24 * MIB, members, storage_up=100 * MBIT).run()
+    assert outcome.stored_seconds <= 3 * 24 * MIB / UP, "4 to 5 when all of them are served as soon as anybody is"
+    words_pass = CrowdWorld(24 * MIB, members, storage_up=100 * MBIT, sparse_bytes=WORD_BYTES).run()
+    assert words_pass.stored_seconds <= 1.05 * 24 * MIB / UP
 
 
 def test_a_storage_node_with_a_narrow_downlink_leaves_the_rest_of_the_line_to_others() -> None:
