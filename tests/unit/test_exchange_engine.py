@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -116,8 +117,8 @@ async def test_who_is_sent_elsewhere_asks_again_later(tmp_path: Path, monkeypatc
     asked = holder.engine.seeding.asked
     turns = [Turn.ELSEWHERE] * 8
 
-    def ask(link: int, tag: Tag, chunk: int, now: float, *, rate: float, idle: bool, apart: bool) -> Turn:
-        return turns.pop() if turns else asked(link, tag, chunk, now, rate=rate, idle=idle, apart=apart)
+    def ask(link: int, tag: Tag, chunk: int, now: float, **line: Any) -> Turn:
+        return turns.pop() if turns else asked(link, tag, chunk, now, **line)
 
     monkeypatch.setattr(holder.engine.seeding, "asked", ask)
     await fetch_from(getter, holder, manifest, tmp_path / "f")
