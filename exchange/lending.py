@@ -20,16 +20,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
+from exchange.lane import RATE_GUESS
 from exchange.levelling import Load, copies
 from exchange.source import Source
 from protocol.bitmap import Bitmap
-from protocol.limits import KIB
 from protocol.manifest import Layout
 from runtime.seam import Random
 
 # A lender has so much to push, in seconds at its rate, beyond what it takes to fetch the next chunk twice.
 AHEAD_SECONDS = 1.0
-RATE_GUESS = 512 * KIB
 FETCH_GUESS_SECONDS = 0.2
 # A chunk that a lender has not offered after so long, beyond what fetching at its own push rate would take.
 PATIENCE_SECONDS = 4.0

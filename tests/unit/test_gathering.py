@@ -59,7 +59,8 @@ async def test_who_gathers_is_woken_when_enough_is_there(enough: int, first: int
     assert counts == [first]
 
 
-async def test_the_end_of_the_stream_wakes_who_gathers() -> None:
+@pytest.mark.parametrize("by", ["the end of the stream", "being told that less will do"])
+async def test_who_gathers_already_is_woken_for_what_is_there(by: str) -> None:
     counts: list[int] = []
     async with tcp_pair() as (sender, receiver), trio.open_nursery() as nursery:
         receiver.gather(1000)
@@ -67,19 +68,10 @@ async def test_the_end_of_the_stream_wakes_who_gathers() -> None:
         await sender.send_all(bytes(100))
         await wait_all_tasks_blocked(0.05)
         assert not counts
-        sender.close()
-    assert counts == [100]
-
-
-async def test_who_gathers_already_can_be_told_that_less_will_do() -> None:
-    counts: list[int] = []
-    async with tcp_pair() as (sender, receiver), trio.open_nursery() as nursery:
-        receiver.gather(1000)
-        nursery.start_soon(read_once, receiver, counts)
-        await sender.send_all(bytes(100))
-        await wait_all_tasks_blocked(0.05)
-        assert not counts
-        receiver.gather(1, at_once=True)
+        if by == "the end of the stream":
+            sender.close()
+        else:
+            receiver.gather(1, at_once=True)
     assert counts == [100]
 
 
