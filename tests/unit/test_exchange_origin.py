@@ -1,4 +1,4 @@
-"""While storage fetches from who had all, it has that node to itself: who is sent away, invited, served all the same."""
+"""Storage has an origin to itself while it fetches: who is sent away, invited, served all the same."""
 
 from __future__ import annotations
 
