@@ -8,7 +8,8 @@ for it to spread: those that came back together after a restart must not stay to
 
 Beats are what keeps nodes known; inventories can wait. Behind by more than ``LATE_SECONDS``, none is asked for in full,
 and none that comes is applied; the next beat after it shows the gap, and then, when there is time, everything is asked
-for.
+for. Not so with a few nodes: something else on the machine made us late, and until their next beats nobody would find
+what they put just now.
 
 Considered: measuring the processor instead. Another program beside us makes us late all the same, and we would not see
 it; and a tracker that uses all of its core and is late for nothing has nothing to correct.
@@ -27,7 +28,7 @@ STRAIN_STEP = 2.0
 RELIEF_STEP = 0.9
 # Nodes take up to a fifth off by themselves.
 JITTER_MAX = 0.3
-# A tracker that has less than this share of what it aims at has nobody to spread.
+# A tracker that has less than this share of what it aims at has nobody to spread, and is not late because of its nodes.
 QUIET = 0.05
 
 
@@ -69,6 +70,7 @@ def next_pace(
     needed = links / beats_per_second_max
     interval = min(most_seconds, max(wanted_seconds, needed) * strain)
     # A swarm that fills the aim is spread as far as may be; a few nodes need no spreading.
-    fullness = max(links / (wanted_seconds * beats_per_second_max), (strain - 1) / (STRAIN_MAX - 1))
+    crowd = links / (wanted_seconds * beats_per_second_max)
+    fullness = max(crowd, (strain - 1) / (STRAIN_MAX - 1))
     jitter = JITTER_MAX * min(1.0, fullness) if fullness >= QUIET else 0.0
-    return Pace(interval, jitter, inventories=late_seconds <= LATE_SECONDS, strain=strain)
+    return Pace(interval, jitter, inventories=crowd < QUIET or late_seconds <= LATE_SECONDS, strain=strain)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from support.crew import Crew, get, put, share
 from support.files import MIB, make_file, same_bytes, tag_by_hand
 from support.processes import Refused, Swarm, wait_until
+
+from tracker.access import PACE_SECONDS
+from tracker.pace import LATE_SECONDS
 
 
 def test_a_file_comes_by_tag_by_name_and_by_link(crew: Crew) -> None:
@@ -71,14 +77,33 @@ def test_a_file_comes_by_tag_name_and_link_while_it_is_still_going_up(swarm: Swa
         getter.begin("get", what, "-o", copy, "--json")
         for getter, what, copy in zip(getters, ways, copies, strict=True)
     ]
-    for getter in getters:
-        wait_until(lambda getter=getter: getter.counter("received_bytes") > MIB, f"the download to {getter} has begun")
+    for getter, command in zip(getters, getting, strict=True):
+        # A command that is over says what it met.
+        wait_until(
+            lambda getter=getter, command=command: getter.counter("received_bytes") > MIB or not command.running,
+            f"the download to {getter} has begun",
+        )
+        assert getter.counter("received_bytes") > MIB, command.wait()
     assert uploading.running, "while the upload goes on"
     for command, copy in zip(getting, copies, strict=True):
         done = command.wait()
         assert done.exit_code == 0 and same_bytes(copy, file), done
     done = uploading.wait()
     assert done.exit_code == 0 and done.json["link"] == ways[2]
+
+
+def test_a_name_is_found_at_once_by_a_tracker_that_was_frozen(crew: Crew) -> None:
+    tracker, (first, second) = crew.tracker, crew.daemons
+    file = crew.file("frozen.bin", MIB, seed=5)
+    # Late, because of something else on its machine; what comes meanwhile must not wait for the next heartbeats.
+    os.kill(tracker.pid, signal.SIGSTOP)
+    try:
+        share(first, file, told=False)
+        time.sleep(PACE_SECONDS + 2 * LATE_SECONDS)
+    finally:
+        os.kill(tracker.pid, signal.SIGCONT)
+    get(second, "frozen.bin", crew.folder / "found.copy")
+    assert same_bytes(crew.folder / "found.copy", file)
 
 
 def test_a_killed_getter_goes_on_where_it_was(swarm: Swarm) -> None:
