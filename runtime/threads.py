@@ -104,12 +104,17 @@ class Threads:
     # --- in any thread ---
 
     def _wake(self) -> None:
-        self._waking = True
-        try:
-            self._idle.pop().release()
-        except IndexError:
-            # All are busy, and look for calls before they sleep.
-            self._waking = False
+        while True:
+            self._waking = True
+            try:
+                self._idle.pop().release()
+                return
+            except IndexError:
+                # All are busy, and look for calls before they sleep.
+                self._waking = False
+            # Whoever called up to here saw somebody being woken, and whoever went to sleep before that saw no call.
+            if not (self._calls and self._idle):
+                return
 
     # --- in the threads ---
 

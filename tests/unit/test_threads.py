@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
+from typing import SupportsIndex
 
 import pytest
 import trio
@@ -99,6 +101,27 @@ async def test_calls_and_threads_that_leave_never_miss_each_other() -> None:
             for number in range(5):
                 callers.start_soon(call_often, number)
     assert sorted(answers) == sorted(list(range(5)) * 200)
+
+
+async def test_a_call_that_comes_while_nobody_is_found_to_wake_is_not_left_lying() -> None:
+    threads = Threads()
+    sleep = _thread.allocate_lock()
+    sleep.acquire()
+
+    class Idle(list[_thread.LockType]):
+        def pop(self, index: SupportsIndex = -1) -> _thread.LockType:
+            try:
+                return super().pop(index)
+            except IndexError:
+                # Right after this look a thread falls asleep, and a call comes that sees somebody being woken.
+                self.append(sleep)
+                assert threads._waking
+                threads._calls.append(object())  # type: ignore[arg-type]  # it is looked at, not called
+                raise
+
+    threads._idle = Idle()
+    threads._wake()
+    assert sleep.acquire(blocking=False), "woken all the same"
 
 
 def test_threads_outlive_no_loop() -> None:
