@@ -260,11 +260,13 @@ class Seeding:
         if idle:
             # What storage asked for it has from others, or does not want any more; until it asks for something else.
             spread.hungry.clear()
-        if spread.is_for_storage(now) and not (apart or (owner == link and chunk == spread.invited)):
-            spread.disown_all(link, but=spread.invited)
-            return Turn.ELSEWHERE
-        if not apart and (spread.is_elsewhere(receiver, chunk, now) or not spread.admits(link, now, full=full)):
-            return Turn.ELSEWHERE
+        # Who was invited is always let in: it is to show whether others should be.
+        if not (apart or (owner == link and chunk == spread.invited)):
+            if spread.is_for_storage(now):
+                spread.disown_all(link, but=spread.invited)
+                return Turn.ELSEWHERE
+            if spread.is_elsewhere(receiver, chunk, now) or not spread.admits(link, now, full=full):
+                return Turn.ELSEWHERE
         if owner == link:
             receiver.suggested.pop(chunk, None)
             if chunk == spread.invited:

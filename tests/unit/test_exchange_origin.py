@@ -246,6 +246,13 @@ def test_soon_and_then_now_and_then_one_is_invited_to_fetch_a_chunk_beside_stora
     assert second != chunk
 
 
+def test_who_is_invited_is_served_however_many_others_were_just_now() -> None:
+    seeding, _ = many_served()
+    (chunk,) = invited(seeding, link=50)
+    assert seeding.asked(50, LONG, chunk, INVITING, full=True) is Turn.FIRST
+    assert seeding.asked(51, LONG, 71, INVITING, full=True) is Turn.ELSEWHERE
+
+
 @pytest.mark.parametrize("gain", [1.3, 1.4])
 def test_when_clearly_more_leaves_with_the_one_who_was_invited_nobody_is_sent_away(gain: float) -> None:
     seeding = origin()
