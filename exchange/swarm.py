@@ -337,17 +337,23 @@ class Swarm:
 
     async def _write_on(self) -> None:
         """Write until all is there, or nothing more can come of it."""
-        while not (self._picker.complete or self._failures or self._refuted):
-            batch = self._backlog.take()
-            if not batch:
-                await self._idle_writers.park()
-                continue
-            try:
-                await self._write(batch)
-            except StorageError as error:
-                # Carried out of the nursery by hand: it would wrap it into a group.
-                self._failures.append(error)
-        self._idle_writers.unpark_all()
+        try:
+            while not (self._picker.complete or self._failures or self._refuted):
+                batch = self._backlog.take()
+                if not batch:
+                    await self._idle_writers.park()
+                    continue
+                try:
+                    await self._write(batch)
+                except StorageError as error:
+                    # Carried out of the nursery by hand: it would wrap it into a group.
+                    self._failures.append(error)
+            self._idle_writers.unpark_all()
+        finally:
+            self._writers -= 1
+            if not self._writers:
+                # The nursery closes with the last one, and blocks may come before ``run`` goes on.
+                self._working = None
 
     async def _write(self, batch: list[Write]) -> None:
         try:

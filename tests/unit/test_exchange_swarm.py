@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
+import trio.testing
 
 from exchange.buffers import BufferPool
 from exchange.lane import Lane
@@ -42,9 +44,10 @@ class Asked:
         return []
 
 
-def swarm_at(clock: SimpleNamespace, manifest: Manifest) -> Swarm:
+def swarm_at(clock: SimpleNamespace, manifest: Manifest, **runtime: Any) -> Swarm:
     engine: Any = SimpleNamespace(
-        runtime=SimpleNamespace(clock=clock, random=random.Random(1)),
+        runtime=SimpleNamespace(clock=clock, random=random.Random(1), **runtime),
+        swarm_runs=lambda: None,
         strikes=SimpleNamespace(is_shut_out=lambda node, now: False),
         is_near_and_free=lambda link: False,
         may_request=lambda link: True,
@@ -52,7 +55,7 @@ def swarm_at(clock: SimpleNamespace, manifest: Manifest) -> Swarm:
         receiving=BufferPool(32 * MIB),
         paused=False,
     )
-    spool: Any = SimpleNamespace(path=Path("nowhere"))
+    spool: Any = SimpleNamespace(path=Path("nowhere"), write_blocks=None)
     return Swarm(engine, manifest, spool, Bitmap(manifest.layout.chunks), lambda chunk, makers: None)
 
 
@@ -87,3 +90,35 @@ def test_a_fast_source_is_asked_for_several_blocks_at_once_and_never_runs_dry(
     assert blocks >= 30 and not dry
     assert asks_share[0] <= asks / blocks <= asks_share[1]
     assert max(session.sizes) == largest
+
+
+async def test_a_block_that_comes_as_the_last_writer_goes_is_forgotten() -> None:
+    size_bytes = 64 * MIB
+    layout = Layout.of_size(size_bytes)
+    manifest = Manifest.of_digests(size_bytes, [bytes(32)] * layout.chunks)
+
+    async def never(work: object, batch: object) -> None:
+        await trio.sleep_forever()
+
+    async def run() -> None:
+        with scope:
+            await swarm.run()
+
+    async def come() -> None:
+        chunk, offset, length = session.waiting.pop(0)
+        buffer = await swarm._engine.receiving.take(length)
+        if not swarm.take(1, chunk, offset, buffer):
+            swarm._engine.receiving.give_back(buffer)
+
+    # Which of two tasks trio runs first is a matter of chance.
+    for _ in range(30):
+        session, scope = Asked(), trio.CancelScope()
+        swarm = swarm_at(SimpleNamespace(monotonic=trio.current_time), manifest, run_sync=never, cores=2)
+        swarm.attach(cast(Session, session), Bitmap.full(layout.chunks), size_bytes)
+        async with trio.open_nursery() as links:
+            links.start_soon(run)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            links.start_soon(come)
+        assert scope.cancelled_caught and not swarm.running
+        assert swarm._engine.receiving.out_bytes == 0
