@@ -123,7 +123,6 @@ class Swarm:
                 raise self._refuted
         finally:
             self.running = False
-            self._working = None
             if self._failures:
                 # What of its batch is on the disk nobody knows; all open chunks begin anew.
                 self._picker.want_again(self._assembly.chunks())
